@@ -1,0 +1,236 @@
+"""What goes over the wire: request bodies, answers, and how domain values become them."""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from kobiri.api.strict_json import Amount, invalid_field
+from kobiri.domain.money import DECIMAL_TEXT, Money
+from kobiri.domain.msisdn import Msisdn
+from kobiri.domain.payment import Payment
+from kobiri.services.payments import Order
+from kobiri.store.events import Event
+
+# No control characters anywhere: they break logs, and PostgreSQL takes no NUL in text.
+CLEAN = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
+
+Reference = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\A[\x21-\x7e]+\Z")]
+Line = Annotated[str, Meta(min_length=1, max_length=140, pattern=CLEAN)]
+MetadataKey = Annotated[str, Meta(min_length=1, max_length=40, pattern=CLEAN)]
+MetadataValue = Annotated[str, Meta(max_length=500, pattern=CLEAN)]
+Address = Annotated[str, Meta(max_length=2048, pattern=r"\A[\x21-\x7e]+\Z")]
+WalletNetwork = Literal["mtn", "airtel", "zamtel"]
+
+MAX_METADATA = 20
+
+
+class PaymentRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A collection: the payer gets a prompt on the phone."""
+
+    amount: Amount
+    currency: Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")]
+    payer: Annotated[str, Meta(min_length=1, max_length=32)]
+    network: WalletNetwork | None = None
+    reference: Reference | None = None
+    description: Line | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=MAX_METADATA)] | None = None
+    callback_url: Address | None = None
+
+    def to_order(self) -> Order:
+        """Raises InvalidFields (no amount, no web address), InvalidAmount, CurrencyNotSupported, InvalidNumber."""
+        if DECIMAL_TEXT.fullmatch(self.amount.text) is None:
+            raise invalid_field("/amount", 'Expected a decimal such as "1000.50": digits, at most one point, no sign.')
+        if self.callback_url is not None and not _is_web_address(self.callback_url):
+            raise invalid_field("/callback_url", "Expected an address such as https://shop.example/hooks.")
+        return Order(
+            money=Money.parse(self.amount.text, self.currency),
+            payer=Msisdn.parse(self.payer),
+            network=self.network,
+            reference=self.reference,
+            description=self.description,
+            metadata=self.metadata or None,
+            callback_url=self.callback_url,
+        )
+
+
+def fingerprint(method: str, path: str, order: Order) -> bytes:
+    """What makes two requests the same: what they ask for, however it is spelt (spaces, order of names, 5 or 5.00)."""
+    canonical = msgspec.json.encode(
+        [
+            method,
+            path,
+            str(order.money),
+            order.money.currency,
+            order.payer.digits,
+            order.network,
+            order.reference,
+            order.description,
+            order.metadata,
+            order.callback_url,
+        ],
+        order="sorted",
+    )
+    return hashlib.sha256(canonical).digest()
+
+
+class FailureView(Struct):
+    """Why no money moved: our word, and the provider's own."""
+
+    code: str
+    provider_code: str | None
+
+
+class PaymentView(Struct):
+    """A payment as the API shows it."""
+
+    id: str
+    kind: str
+    mode: str
+    status: str
+    amount: str
+    currency: str
+    payer: str
+    network: str
+    provider: str
+    provider_reference: str
+    provider_transaction_id: str | None
+    reference: str | None
+    description: str | None
+    metadata: dict[str, str]
+    callback_url: str | None
+    failure: FailureView | None
+    review: str | None
+    created_at: str
+    expires_at: str
+    completed_at: str | None
+
+
+class EventView(Struct):
+    """One fact. `sequence` is null until it is sealed into the tenant's chain, a second or so after it happened."""
+
+    id: str
+    sequence: int | None
+    type: str
+    subject_id: str
+    actor: str
+    data: dict[str, str | int | bool | list[str] | None]
+    request_id: str | None
+    created_at: str
+
+
+class TransactionView(Struct):
+    """A payment with its whole history."""
+
+    payment: PaymentView
+    events: list[EventView]
+
+
+class PaymentPage(Struct):
+    """`next_cursor` null: this was the last page."""
+
+    data: list[PaymentView]
+    next_cursor: str | None
+
+
+class TransactionPage(Struct):
+    """`next_cursor` null: this was the last page."""
+
+    data: list[TransactionView]
+    next_cursor: str | None
+
+
+class EventPage(Struct):
+    """Oldest first. `next_cursor` is always there: ask with it later for what came since."""
+
+    data: list[EventView]
+    next_cursor: str
+
+
+class CallbackHealth(Struct):
+    """How callbacks arrive. Without a webhook secret they are hints: each makes us ask the provider at once."""
+
+    provider: str
+    signed: bool
+    callback_url_configured: bool
+    applied_24h: int
+    hints_24h: int
+    last_received_at: str | None
+
+
+class Health(Struct):
+    """`status` is pass or fail; `output` says what is wrong."""
+
+    status: Literal["pass", "fail"]
+    output: str | None = None
+
+
+class Problem(Struct):
+    """RFC 9457 problem details. `code` is stable; further members stand beside it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    retryable: bool
+
+
+def payment_view(payment: Payment) -> PaymentView:
+    return PaymentView(
+        id=payment.id,
+        kind=payment.kind,
+        mode=payment.mode,
+        status=payment.status,
+        amount=str(payment.money),
+        currency=payment.money.currency,
+        payer=payment.payer.digits,
+        network=payment.network,
+        provider=payment.provider,
+        provider_reference=payment.provider_reference,
+        provider_transaction_id=payment.provider_transaction_id,
+        reference=payment.reference,
+        description=payment.description,
+        metadata=dict(payment.metadata or {}),
+        callback_url=payment.callback_url,
+        failure=FailureView(payment.failure_code, payment.failure_provider_code) if payment.failure_code else None,
+        review=payment.review,
+        created_at=timestamp(payment.created_at),
+        expires_at=timestamp(payment.expires_at),
+        completed_at=timestamp(payment.completed_at) if payment.completed_at else None,
+    )
+
+
+def render_payment(payment: Payment) -> bytes:
+    """The bytes that a client gets, and gets again when it repeats its key."""
+    return msgspec.json.encode(payment_view(payment))
+
+
+def event_view(event: Event) -> EventView:
+    return EventView(
+        id=event.id,
+        sequence=event.sequence,
+        type=event.type,
+        subject_id=event.subject_id,
+        actor=event.actor,
+        data=dict(event.data),
+        request_id=event.request_id,
+        created_at=timestamp(event.created_at),
+    )
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC: 2026-02-01T08:00:00.123Z."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

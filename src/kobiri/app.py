@@ -1,0 +1,271 @@
+"""The composition root: settings become pool, accounts and gateway, these the API or the worker. Nothing else wires."""
+
+import asyncio
+import ctypes
+import functools
+import hashlib
+import hmac
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from litestar import Litestar
+
+from kobiri import embedded, telemetry
+from kobiri.api import routes
+from kobiri.api.cursors import Cursors
+from kobiri.api.schemas import render_payment
+from kobiri.api.state import ApiState
+from kobiri.api.throttle import Throttle
+from kobiri.config import ConfigurationError, Settings, load
+from kobiri.providers import registry
+from kobiri.providers.base import Provider
+from kobiri.services.access import Access
+from kobiri.services.gateway import Gateway
+from kobiri.services.routing import Roads
+from kobiri.store.db import Database
+from kobiri.worker import loop, tasks
+
+log = structlog.get_logger(__name__)
+
+NOTE_KEY_USE_S = 60
+SECRETS_FILE = "secrets"
+DRAIN = signal.SIGUSR1
+
+
+def dsn(settings: Settings) -> str:
+    """The database of the application's login. Raises ConfigurationError when the embedded one does not run."""
+    if settings.configured_dsn is not None:
+        return settings.configured_dsn
+    running = embedded.running_dsn(settings.kobiri_home)
+    if running is None:
+        raise ConfigurationError(
+            f"No database: set DATABASE_URL, or start the embedded one with: kobiri demo "
+            f"(KOBIRI_HOME is {settings.kobiri_home})."
+        )
+    return as_login(running, settings.database_user)
+
+
+def migration_dsn(settings: Settings) -> str:
+    """The database of the login that owns the schema."""
+    if settings.database_migration_url is not None:
+        return settings.database_migration_url.get_secret_value()
+    if settings.configured_dsn is not None:
+        return settings.configured_dsn
+    running = embedded.running_dsn(settings.kobiri_home)
+    if running is None:
+        raise ConfigurationError("No database: set DATABASE_URL, or start the embedded one with: kobiri demo.")
+    return running
+
+
+def as_login(superuser_dsn: str, login: str) -> str:
+    """The embedded database's address for another login."""
+    return superuser_dsn.replace("postgresql://postgres@", f"postgresql://{login}@", 1)
+
+
+def pepper(settings: Settings) -> bytes:
+    """The secret under which API keys are stored.
+
+    With the embedded database it is made once and kept under KOBIRI_HOME; otherwise it must be configured.
+    """
+    if settings.api_key_pepper is not None:
+        return settings.api_key_pepper.get_secret_value().encode()
+    if not settings.uses_embedded_database:
+        raise ConfigurationError("API_KEY_PEPPER is not set; make one with: openssl rand -hex 32")
+    path = settings.kobiri_home / SECRETS_FILE
+    if not path.exists():
+        _write_secret(path, secrets.token_hex(32))
+    return path.read_text().strip().encode()
+
+
+def accounts(settings: Settings) -> list[Provider]:
+    """The platform's provider accounts, as far as the environment names them."""
+    made = (entry.platform_account(settings) for entry in registry.PROVIDERS)
+    return [account for account in made if account is not None]
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    """A small pool for one command."""
+    db = await Database.open(dsn(settings), pool_size=2)
+    try:
+        yield db
+    finally:
+        await db.close()
+
+
+async def gateway(settings: Settings) -> Gateway:
+    """The dependencies of the services in one process. Must run inside the event loop that will use them."""
+    return Gateway(
+        db=await Database.open(
+            dsn(settings),
+            pool_size=settings.database_pool_size,
+            statement_cache_size=settings.database_statement_cache_size,
+        ),
+        roads=Roads(accounts(settings), closed=frozenset(() if settings.mtn_enabled else ("mtn",))),
+        render=render_payment,
+        send_within=timedelta(seconds=settings.payment_send_within_seconds),
+        expires_after=settings.expires_after,
+        key_life=timedelta(seconds=settings.idempotency_ttl_seconds),
+    )
+
+
+def create_api() -> Litestar:
+    """One API process, as Granian loads it."""
+    settings = load()
+    telemetry.configure(settings.log_level, settings.log_format)
+    die_with_parent()
+    return build_api(settings, drains_on_signal=True)
+
+
+def build_api(settings: Settings, *, drains_on_signal: bool = False) -> Litestar:
+    """The API as an ASGI application; its parts are made when its lifespan begins."""
+    return routes.build(lambda app: _api_lifespan(app, settings, drains_on_signal=drains_on_signal))
+
+
+@asynccontextmanager
+async def _api_lifespan(app: Litestar, settings: Settings, *, drains_on_signal: bool) -> AsyncIterator[None]:
+    parts = await gateway(settings)
+    key = pepper(settings)
+    state = ApiState(
+        gateway=parts,
+        access=Access(parts.db, key),
+        throttle=Throttle(settings.throttle_limit, settings.throttle_ttl),
+        cursors=Cursors(hmac.digest(key, b"cursors", hashlib.sha256)),
+        newest_migration=_newest_migration(),
+        idempotency_required=settings.idempotency_required,
+        callback_url_configured=settings.public_base_url is not None,
+        trusted_proxies=settings.trusted_proxies,
+    )
+    app.state.api = state
+    running_loop = asyncio.get_running_loop()
+
+    def drain() -> None:
+        # The server stops taking requests by itself; what waits for a provider for too long ends as unknown.
+        state.draining = True
+        running_loop.call_later(settings.shutdown_grace_seconds, parts.calls.cut)
+
+    if drains_on_signal:
+        running_loop.add_signal_handler(DRAIN, drain)
+    noting = asyncio.create_task(_note_key_use(state.access))
+    log.info("api.started")
+    try:
+        yield
+    finally:
+        noting.cancel()
+        await parts.calls.drain(settings.shutdown_grace_seconds)
+        await state.access.note_use()
+        await parts.roads.close()
+        await parts.db.close()
+        log.info("api.stopped")
+
+
+def serve(settings: Settings) -> None:
+    """Serve the API with API_PROCESSES processes, until SIGTERM or SIGINT."""
+    from granian.constants import Interfaces
+    from granian.http import HTTP1Settings
+    from granian.server import MPServer
+
+    class Server(MPServer):
+        def signal_handler_interrupt(self, *args: object, **kwargs: object) -> None:
+            for worker in self.wrks:  # before the SIGTERM that follows, so that they know since when
+                if worker.inner.pid:
+                    with suppress(ProcessLookupError):  # one that was killed must not keep the others from stopping
+                        os.kill(worker.inner.pid, DRAIN)
+            super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    Server(
+        "kobiri.app:create_api",
+        factory=True,
+        interface=Interfaces.ASGI,
+        address=settings.host,
+        port=settings.port,
+        workers=settings.api_processes,
+        websockets=False,
+        backlog=2048,
+        backpressure=settings.api_max_requests,
+        http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=128 * 1024),
+        log_enabled=False,
+        respawn_failed_workers=True,
+        workers_kill_timeout=int(settings.shutdown_grace_seconds) + 3,
+    ).serve()
+
+
+async def _note_key_use(access: Access) -> None:
+    while True:
+        await asyncio.sleep(NOTE_KEY_USE_S)
+        await access.note_use()
+
+
+def die_with_parent() -> None:
+    """Linux: when the parent is killed this process ends too, so that no orphan keeps a port."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _newest_migration() -> str:
+    """Read from the files' names: the API process need not load the migration tool."""
+    folder = Path(__file__).parent / "store" / "migrations" / "versions"
+    return max(path.name[:4] for path in folder.glob("[0-9]*.py"))
+
+
+def _write_secret(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text + "\n")
+    try:
+        os.link(temporary, path)  # whoever is first wins: two processes must not make two peppers
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+
+
+def check(settings: Settings) -> None:
+    """Find bad settings, or a database that cannot be used, before any process starts.
+
+    Raises ConfigurationError, DatabaseUnavailable and the driver's errors.
+    """
+    pepper(settings)
+
+    async def look() -> None:
+        async with database(settings) as db, db.gate_transaction():
+            pass
+
+    asyncio.run(look())
+
+
+def run_simulator(settings: Settings, *, quiet: bool = False) -> None:
+    """The operators' simulators, until SIGTERM or SIGINT."""
+    from kobiri.simulator import app as simulator
+
+    announce = (lambda _line: None) if quiet else functools.partial(print, flush=True)
+    asyncio.run(simulator.serve(settings.host, settings.simulator_port, registry.simulators(), announce=announce))
+
+
+async def run_worker(settings: Settings) -> None:
+    """One worker process, until SIGTERM or SIGINT."""
+    parts = await gateway(settings)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    retention = timedelta(days=settings.callback_retention_days)
+    try:
+        await loop.run(
+            parts,
+            tasks.periodic(parts, retention),
+            stop,
+            concurrency=settings.worker_concurrency,
+            grace_s=settings.shutdown_grace_seconds,
+        )
+    finally:
+        await parts.roads.close()
+        await parts.db.close()

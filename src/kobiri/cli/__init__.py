@@ -1,0 +1,36 @@
+"""The command line: one file per noun; each command calls one function."""
+
+import typer
+
+from kobiri import __version__
+from kobiri.cli import db, demo, events, keys, processes, tenants
+from kobiri.cli.output import Json, emit
+
+app = typer.Typer(
+    name="kobiri",
+    help="A self-hosted payment gateway for mobile money.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command()(demo.demo)
+app.command()(processes.serve)
+app.command()(processes.worker)
+app.command()(processes.simulator)
+app.add_typer(db.app, name="db")
+app.add_typer(tenants.app, name="tenants")
+app.add_typer(keys.app, name="keys")
+app.add_typer(events.app, name="events")
+
+
+@app.command()
+def version(json: Json = False) -> None:
+    """Print the version.
+
+    Example: kobiri version --json
+    """
+    emit(json, {"version": __version__}, lambda console: console.print(__version__, highlight=False))
+
+
+def main() -> None:
+    app()

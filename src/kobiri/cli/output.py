@@ -1,0 +1,102 @@
+"""What every command shares: --json, plain tables, and errors in one sentence."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import structlog
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kobiri.config import ConfigurationError, Settings, load
+from kobiri.domain.errors import KobiriError
+from kobiri.embedded import EmbeddedError
+from kobiri.store.db import DRIVER_ERRORS, DatabaseRefused, refusal
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+T = TypeVar("T")
+
+ACTOR = "operator:cli"
+PIPE_WIDTH = 1_000
+
+
+def run(json: bool, work: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
+    """Run an async piece of work with the settings; expected errors become one sentence and exit code 1."""
+    with plain_errors(json):
+        structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # a command's output is its own
+        return asyncio.run(work(load()))
+    raise AssertionError
+
+
+@contextmanager
+def plain_errors(json: bool) -> Iterator[None]:
+    """Turn expected errors into one sentence (or one JSON document) and exit code 1."""
+    try:
+        yield
+    except KobiriError as error:
+        _fail(json, error.code, error.detail)
+    except ConfigurationError as error:
+        _fail(json, "configuration", str(error))
+    except EmbeddedError as error:
+        _fail(json, "embedded_database", str(error))
+    except DatabaseRefused as error:
+        _fail(json, "database_refused", str(error))
+    except DRIVER_ERRORS as error:
+        _fail(json, "database_refused", refusal(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(json, "file", f"{error.filename}: {error.strerror}.")
+
+
+def emit(json: bool, document: object, human: Callable[[Console], None]) -> None:
+    """Print the document as JSON, or let `human` print it for people."""
+    if json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(_plain(document)), indent=2).decode())
+    else:
+        human(Console(soft_wrap=True))
+
+
+def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows under headings."""
+    if not rows:
+        console.print("None yet.")
+        return
+    shown = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        shown.add_row(*(_cell(value) for value in row))
+    # In a pipe nothing is folded: an id or a hash must stay in one piece.
+    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(shown)
+
+
+def fail(json: bool, code: str, detail: str) -> None:
+    """End with one sentence and exit code 1."""
+    _fail(json, code, detail)
+
+
+def _fail(json: bool, code: str, detail: str) -> None:
+    if json:
+        typer.echo(msgspec.json.encode({"error": {"code": code, "detail": detail}}))
+    else:
+        typer.echo(detail, err=True)
+    raise typer.Exit(1)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)
+
+
+def _plain(value: object) -> object:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value

@@ -1,0 +1,175 @@
+"""Settings, read once from the environment and `.env`. Every default and limit is visible here.
+
+Names are those of the environment, in lower case. A bad value stops the start with one sentence that names it.
+"""
+
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote, urlencode, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class ConfigurationError(Exception):
+    """One sentence for the person who starts Kobiri."""
+
+
+class Settings(BaseSettings):
+    """The configuration of every process."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+
+    # Where things are
+    kobiri_home: Path = Path(".kobiri")
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    simulator_port: Port = 8001
+    public_base_url: str | None = None
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+
+    # Processes
+    api_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    api_max_requests: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    worker_concurrency: Annotated[int, Field(ge=1, le=1_000)] = 50
+    shutdown_grace_seconds: Seconds = 15
+
+    # Database: DATABASE_URL, or the parts, or (neither) the embedded PostgreSQL under KOBIRI_HOME
+    database_url: SecretStr | None = None
+    database_migration_url: SecretStr | None = None
+    database_host: str | None = None
+    database_port: Port = 5432
+    database_name: str = "kobiri"
+    database_user: str = "kobiri_app"
+    database_password: SecretStr | None = None
+    database_pool_size: Annotated[int, Field(ge=2, le=200)] = 16
+    database_statement_cache_size: Annotated[int, Field(ge=0, le=1_000)] = 100
+
+    # Secrets. Without a pepper and with the embedded database one is made and kept under KOBIRI_HOME.
+    api_key_pepper: SecretStr | None = None
+
+    # MTN MoMo: the platform's account. Not enabled: no new payments (503); running ones are still followed.
+    mtn_enabled: bool = True
+    mtn_base_url: str = "https://sandbox.momodeveloper.mtn.com"
+    mtn_target_environment: str = "sandbox"
+    mtn_currency: Annotated[str | None, Field(pattern=r"^[A-Z]{3}$")] = None
+    mtn_mode: Literal["live", "test", "both"] | None = None
+    mtn_collection_api_user: str | None = None
+    mtn_collection_api_key: SecretStr | None = None
+    mtn_collection_subscription_key: SecretStr | None = None
+    mtn_collection_primary_key: SecretStr | None = None
+    mtn_webhook_secret: SecretStr | None = None
+    mtn_webhook_secret_previous: SecretStr | None = None
+    mtn_timeout_seconds: Seconds = 10
+    mtn_max_connections: Annotated[int, Field(ge=1, le=10_000)] = 2_000
+
+    # Payments
+    idempotency_required: bool = True
+    idempotency_ttl_seconds: Annotated[int, Field(ge=86_400, le=31_536_000)] = 86_400
+    payment_send_within_seconds: Seconds = 60
+    payment_expires_after_seconds: Seconds = 900
+    callback_retention_days: Annotated[int, Field(ge=1, le=3_650)] = 90
+
+    # Throttle: THROTTLE_LIMIT requests in THROTTLE_TTL milliseconds; 0 switches it off
+    throttle_limit: Annotated[int, Field(ge=0, le=10_000_000)] = 100
+    throttle_ttl: Annotated[int, Field(ge=1_000, le=86_400_000)] = 60_000
+
+    # Logs
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "pretty"] = "json"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
+
+    @field_validator("public_base_url", "mtn_base_url")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be an address such as https://pay.example.com, without a query")
+        return value.rstrip("/")
+
+    @field_validator("database_url", "database_migration_url")
+    @classmethod
+    def _postgresql_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                parts = urlsplit(value.get_secret_value())
+                known = parts.scheme in ("postgresql", "postgres") and parts.port != 0
+            except ValueError:  # its text would show the password
+                known = False
+            if not known:
+                raise ValueError("must be an address such as postgresql://user:password@host:5432/name")
+        return value
+
+    @field_validator("api_key_pepper")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("must have at least 32 characters; make one with: openssl rand -hex 32")
+        return value
+
+    @model_validator(mode="after")
+    def _one_subscription_key(self) -> "Settings":
+        first, second = self.mtn_collection_subscription_key, self.mtn_collection_primary_key
+        if first and second and first != second:
+            raise ValueError("MTN_COLLECTION_SUBSCRIPTION_KEY and MTN_COLLECTION_PRIMARY_KEY differ; set one of them")
+        return self
+
+    @property
+    def mtn_collection_key(self) -> SecretStr | None:
+        """MTN_COLLECTION_PRIMARY_KEY is another name for MTN_COLLECTION_SUBSCRIPTION_KEY."""
+        return self.mtn_collection_subscription_key or self.mtn_collection_primary_key
+
+    @property
+    def uses_embedded_database(self) -> bool:
+        return self.database_url is None and self.database_host is None
+
+    @property
+    def configured_dsn(self) -> str | None:
+        """The database that the environment names, or None for the embedded one."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        if self.database_host is None:
+            return None
+        password = self.database_password.get_secret_value() if self.database_password else ""
+        login = quote(self.database_user, safe="") + (f":{quote(password, safe='')}" if password else "")
+        if self.database_host.startswith("/"):
+            return f"postgresql://{login}@/{self.database_name}?" + urlencode(
+                {"host": self.database_host, "port": self.database_port}
+            )
+        host = f"[{self.database_host}]" if ":" in self.database_host else self.database_host
+        return f"postgresql://{login}@{host}:{self.database_port}/{self.database_name}"
+
+    @property
+    def expires_after(self) -> timedelta:
+        return timedelta(seconds=self.payment_expires_after_seconds)
+
+
+def load() -> Settings:
+    """Read the settings. Raises ConfigurationError: one sentence that names the variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "_".join(str(part) for part in first["loc"] if isinstance(part, str)).upper()
+        text = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"{name}: {text}" if name else text) from None
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None

@@ -1,0 +1,363 @@
+"""The payment and its whole state machine: `transition` decides, `next_step` says what the worker does.
+
+PENDING ──▶ SUCCESSFUL ──▶ REVERSED      (reversals arrive with the refunds)
+   │ ├────▶ FAILED
+   ▼ │
+TIMEOUT ──▶ SUCCESSFUL | FAILED          never back to PENDING
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal, assert_never
+
+from kobiri.domain import ledger, schedule
+from kobiri.domain.ids import LeaseToken, PaymentId, ProviderReference, TenantId
+from kobiri.domain.ledger import Movement
+from kobiri.domain.money import Money
+from kobiri.domain.msisdn import Msisdn
+from kobiri.domain.outcome import (
+    Accepted,
+    Declined,
+    FailureCode,
+    Finding,
+    NotFound,
+    NotSent,
+    Outcome,
+    Source,
+    Succeeded,
+    Unknown,
+)
+
+NOT_FOUNDS = 3  # this many soft not-founds …
+NOT_FOUND_SPAN = timedelta(minutes=10)  # … over this time, after send_before, mean that it never arrived
+REVIEW_AFTER = timedelta(hours=1)  # an outcome unknown for so long is given to a person
+
+
+class Status(StrEnum):
+    PENDING = "PENDING"
+    TIMEOUT = "TIMEOUT"
+    SUCCESSFUL = "SUCCESSFUL"
+    FAILED = "FAILED"
+    REVERSED = "REVERSED"
+
+
+FINAL = frozenset({Status.SUCCESSFUL, Status.FAILED, Status.REVERSED})
+
+Mode = Literal["live", "test"]
+
+
+class Review(StrEnum):
+    """Why a person must look. It stands beside the status and does not stop the checks."""
+
+    UNRESOLVED = "unresolved"
+    MISMATCHED = "mismatched"
+    CONTRADICTED = "contradicted"
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """One row of `payments`. Times are the database's clock."""
+
+    id: PaymentId
+    tenant_id: TenantId
+    mode: Mode
+    kind: Literal["collection"]
+    status: Status
+    money: Money
+    payer: Msisdn
+    network: str
+    provider: str
+    account_fingerprint: str
+    provider_reference: ProviderReference
+    send_before: datetime
+    expires_at: datetime
+    created_at: datetime
+    reference: str | None = None
+    description: str | None = None
+    metadata: Mapping[str, str] | None = None
+    callback_url: str | None = None
+    provider_transaction_id: str | None = None
+    failure_code: str | None = None
+    failure_provider_code: str | None = None
+    review: Review | None = None
+    version: int = 1
+    attempt: int = 0  # raised by the commit that precedes each send
+    unsent: bool = False  # this attempt ended as NotSent
+    sent_before: bool = False  # an earlier attempt may have reached the provider
+    checks: int = 0
+    not_founds: int = 0
+    first_not_found_at: datetime | None = None
+    accepted_at: datetime | None = None
+    completed_at: datetime | None = None
+    next_run_at: datetime | None = None
+    lease_token: LeaseToken | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+    @property
+    def surely_unsent(self) -> bool:
+        """No attempt can have reached the provider."""
+        return (self.attempt == 0 or self.unsent) and not self.sent_before and self.accepted_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class EventDraft:
+    """A fact about a payment; ids and codes only, no personal data."""
+
+    type: str
+    data: Mapping[str, str | int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """All that one commit writes: the payment as it will stand, its events, its ledger movement."""
+
+    after: Payment
+    events: tuple[EventDraft, ...] = ()
+    movement: Movement | None = None
+    keeps_schedule: bool = False  # the row's own `next_run_at` and lease stay, whatever `after` says
+
+
+def created(payment: Payment) -> EventDraft:
+    """The first event of every payment: what is asked, and by which road it goes."""
+    return EventDraft(
+        "payment.created",
+        {
+            "amount": str(payment.money),
+            "currency": payment.money.currency,
+            "network": payment.network,
+            "provider": payment.provider,
+            "provider_reference": payment.provider_reference,
+        },
+    )
+
+
+def transition(  # noqa: PLR0911  # one return for each word that a provider may say
+    payment: Payment, outcome: Outcome | Finding, source: Source, now: datetime, jitter: float, *, attempt: int
+) -> Change | None:
+    """What `outcome` makes of `payment`, or None where it changes nothing.
+
+    `now` is the database's clock, `jitter` a random number from 0 to 1. `attempt` is the one whose answer this is
+    (for Source.SEND; the payment may have gone on to another since).
+    """
+    if payment.is_final:
+        return _contradict(payment, outcome, source)
+    answers_this_attempt = source is Source.SEND and attempt == payment.attempt
+    match outcome:
+        case Succeeded():
+            return _succeed(payment, outcome, source, now, jitter)
+        case Declined():
+            return _decline(payment, outcome, source, now, jitter, answers_this_attempt=answers_this_attempt)
+        case Accepted():
+            return _accept(payment, outcome, source, now, jitter)
+        case NotSent():
+            return _not_sent(payment, outcome, source, now, jitter) if answers_this_attempt else None
+        case NotFound():
+            return _not_found(payment, outcome, source, now, jitter)
+        case Unknown():
+            return _unknown(payment, outcome, source, now, jitter)
+        case _:
+            assert_never(outcome)
+
+
+class Step(StrEnum):
+    """What the worker does with a payment that is due."""
+
+    SEND = "send"
+    GIVE_UP = "give_up"
+    ASK = "ask"
+
+
+def next_step(payment: Payment, now: datetime) -> Step:
+    """Send what surely was not sent while it is wanted; ask about everything else."""
+    if not payment.surely_unsent:
+        return Step.ASK
+    return Step.SEND if now < payment.send_before else Step.GIVE_UP
+
+
+def may_send_again(payment: Payment, *, dedupes: bool, account_fingerprint: str, now: datetime) -> bool:
+    """Whether a payment that the provider does not know may be sent once more under its reference.
+
+    Only the same reference, only to where the first one went, only where the operation dedupes by our reference,
+    and only while the order is wanted.
+    """
+    return (
+        dedupes
+        and not payment.is_final
+        and payment.accepted_at is None
+        and payment.account_fingerprint == account_fingerprint
+        and now < payment.send_before
+    )
+
+
+def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime, jitter: float) -> Change | None:
+    said_otherwise = _mismatch(payment, outcome)
+    if said_otherwise:
+        return _quarantine(payment, said_otherwise, source, now, jitter)
+    after = replace(
+        payment,
+        status=Status.SUCCESSFUL,
+        provider_transaction_id=outcome.provider_transaction_id or payment.provider_transaction_id,
+        completed_at=now,
+        next_run_at=None,
+        lease_token=None,
+        version=payment.version + 1,
+    )
+    event = EventDraft(
+        "payment.succeeded", {"source": source, "provider_transaction_id": after.provider_transaction_id}
+    )
+    return Change(after, (event,), ledger.collected(payment.provider, payment.money))
+
+
+def _decline(
+    payment: Payment,
+    outcome: Declined,
+    source: Source,
+    now: datetime,
+    jitter: float,
+    *,
+    answers_this_attempt: bool,
+) -> Change | None:
+    # The refusal of a repeated request says nothing about the first one, which may be on its way: ask.
+    if source is Source.SEND and (payment.sent_before or not answers_this_attempt):
+        return _unknown(payment, Unknown(f"repeat refused: {outcome.provider_code}"), source, now, jitter)
+    return _fail(payment, outcome.code, outcome.provider_code, source, now)
+
+
+def _fail(payment: Payment, code: FailureCode, provider_code: str | None, source: Source, now: datetime) -> Change:
+    after = replace(
+        payment,
+        status=Status.FAILED,
+        failure_code=code,
+        failure_provider_code=provider_code,
+        completed_at=now,
+        next_run_at=None,
+        lease_token=None,
+        version=payment.version + 1,
+    )
+    event = EventDraft("payment.failed", {"source": source, "code": code, "provider_code": provider_code})
+    return Change(after, (event,))
+
+
+def _accept(payment: Payment, outcome: Accepted, source: Source, now: datetime, jitter: float) -> Change | None:
+    event = EventDraft("payment.accepted", {"source": source, "provider_reference": payment.provider_reference})
+    after = _acknowledged(payment, now)
+    events = (event,) if payment.accepted_at is None else ()
+    return _wait(after, events, source, now, jitter, calls_back=outcome.calls_back)
+
+
+def _not_sent(payment: Payment, outcome: NotSent, source: Source, now: datetime, jitter: float) -> Change | None:
+    known = payment.unsent or payment.attempt == 0
+    after = replace(payment, unsent=True)
+    if not after.surely_unsent:
+        # Another attempt may be on its way, so this one's failing to leave settles nothing.
+        return None if known else _unknown(after, Unknown(outcome.reason), source, now, jitter)
+    if now >= payment.send_before:
+        return _fail(after, FailureCode.PROVIDER_UNAVAILABLE, None, source, now)
+    after = replace(
+        after,
+        next_run_at=min(now + schedule.send_delay(payment.attempt - 1, jitter), payment.send_before),
+        lease_token=None,
+        version=payment.version + 1,
+    )
+    event = EventDraft("payment.not_sent", {"reason": outcome.reason, "attempt": payment.attempt})
+    return Change(after, () if known else (event,))
+
+
+def _not_found(payment: Payment, outcome: NotFound, source: Source, now: datetime, jitter: float) -> Change | None:
+    if source is not Source.CHECK or payment.accepted_at is not None or now < payment.send_before:
+        # Nobody had asked, or it was acknowledged, or it may still arrive, or be sent again: it proves nothing yet.
+        return _wait(payment, (), source, now, jitter)
+    first = payment.first_not_found_at or now
+    after = replace(payment, not_founds=payment.not_founds + 1, first_not_found_at=first)
+    if outcome.firm or (after.not_founds >= NOT_FOUNDS and now - first >= NOT_FOUND_SPAN):
+        return _fail(after, FailureCode.NOT_RECEIVED, None, source, now)
+    return _wait(after, (), source, now, jitter)
+
+
+def _unknown(payment: Payment, outcome: Unknown, source: Source, now: datetime, jitter: float) -> Change | None:
+    # A provider that acknowledged it to another in the meantime leaves no doubt.
+    if source is Source.SEND and payment.status is Status.PENDING and payment.accepted_at is None:
+        event = EventDraft("payment.timed_out", {"source": source, "reason": outcome.reason})
+        return _wait(replace(payment, status=Status.TIMEOUT), (event,), source, now, jitter)
+    return _wait(payment, (), source, now, jitter)
+
+
+def _wait(
+    payment: Payment,
+    events: tuple[EventDraft, ...],
+    source: Source,
+    now: datetime,
+    jitter: float,
+    *,
+    calls_back: bool = False,
+) -> Change | None:
+    """Not final: set the next check, and notice what has lasted too long."""
+    checks = payment.checks + 1 if source is Source.CHECK else payment.checks
+    status, review = payment.status, payment.review
+    if status is Status.PENDING and now >= payment.expires_at:
+        status = Status.TIMEOUT
+        events += (EventDraft("payment.timed_out", {"source": source, "reason": "expired"}),)
+    if review is None and now - payment.created_at >= REVIEW_AFTER:
+        review = Review.UNRESOLVED
+        events += (EventDraft("payment.review_needed", {"reason": review}),)
+    delay = schedule.check_delay(checks, jitter, acknowledged=payment.accepted_at is not None, calls_back=calls_back)
+    # A callback may come while a lease is held, which it must not cut short.
+    keeps_schedule = source is Source.CALLBACK
+    after = replace(
+        payment,
+        status=status,
+        review=review,
+        checks=checks,
+        version=payment.version + 1,
+        next_run_at=payment.next_run_at if keeps_schedule else now + delay,
+        lease_token=payment.lease_token if keeps_schedule else None,
+    )
+    return None if keeps_schedule and not events else Change(after, events, keeps_schedule=keeps_schedule)
+
+
+def _mismatch(payment: Payment, outcome: Succeeded) -> str | None:
+    if outcome.money is not None and outcome.money != payment.money:
+        return f"the provider says {outcome.money} {outcome.money.currency}"
+    if outcome.payer is not None and outcome.payer != payment.payer.digits:
+        return "the provider names another payer"
+    return None
+
+
+def _quarantine(payment: Payment, detail: str, source: Source, now: datetime, jitter: float) -> Change | None:
+    """Nothing is settled on a success that is not ours; the provider is asked again, a person looks."""
+    event = EventDraft("payment.mismatched", {"source": source, "detail": detail})
+    known = payment.review is Review.MISMATCHED
+    after = replace(_acknowledged(payment, now), review=Review.MISMATCHED)
+    return _wait(after, () if known else (event,), source, now, jitter)
+
+
+def _acknowledged(payment: Payment, now: datetime) -> Payment:
+    """The provider knows the reference: that it is not found afterwards would be no proof of anything."""
+    return replace(payment, accepted_at=payment.accepted_at or now, not_founds=0, first_not_found_at=None)
+
+
+def _contradict(payment: Payment, outcome: Outcome | Finding, source: Source) -> Change | None:
+    """A firm word against a final status changes no status. It is written down once, and stray money is booked."""
+    if payment.review is Review.CONTRADICTED:
+        return None
+    if payment.status is Status.FAILED and isinstance(outcome, Succeeded):
+        movement = ledger.arrived_unexpectedly(payment.provider, outcome.money or payment.money)
+        return _contradicted(payment, "successful", source, movement)
+    # A declined repeat of a request is no word about the payment (see _decline).
+    if payment.status is Status.SUCCESSFUL and isinstance(outcome, Declined) and source is not Source.SEND:
+        return _contradicted(payment, "failed", source, None)
+    if payment.status is Status.SUCCESSFUL and isinstance(outcome, Succeeded):
+        said_otherwise = _mismatch(payment, outcome)
+        return _contradicted(payment, said_otherwise, source, None) if said_otherwise else None
+    return None
+
+
+def _contradicted(payment: Payment, word: str, source: Source, movement: Movement | None) -> Change:
+    event = EventDraft("payment.contradicted", {"source": source, "status": payment.status, "provider_says": word})
+    after = replace(payment, review=Review.CONTRADICTED, version=payment.version + 1)
+    return Change(after, (event,), movement)

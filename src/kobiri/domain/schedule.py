@@ -1,0 +1,33 @@
+"""When to try again. Randomness is an argument: `jitter` is a number from 0 to 1, drawn by the caller."""
+
+from datetime import timedelta
+
+# Most payers answer within a minute; MTN gives up after about five, and wants at most ten questions a second
+# (providers/mtn/README.md). An hour is the slowest pace.
+CHECK_DELAYS_S = (5, 5, 10, 15, 20, 30, 30, 60, 60, 120, 180, 300, 300, 600, 900, 1800, 3600)
+
+# An outcome that nobody knows is asked for at once: what never arrived may be sent again while it is wanted.
+DOUBT_DELAYS_S = (1, 2, 3, 5, 8, 12, 20, 30, 60, 60, 120, 180, 300, 300, 600, 900, 1800, 3600)
+
+# A provider that calls back is asked when its callback seems to be lost.
+CALLBACK_EXPECTED_S = 30
+SEND_DELAYS_S = (1, 2, 4, 8, 15)
+
+
+def check_delay(checks: int, jitter: float, *, acknowledged: bool, calls_back: bool = False) -> timedelta:
+    """How long to wait for the next status check after `checks` of them.
+
+    `acknowledged`: the provider said that it has the payment. `calls_back`: it will tell the outcome by itself.
+    """
+    delay = _jittered(CHECK_DELAYS_S if acknowledged else DOUBT_DELAYS_S, checks, jitter)
+    return max(delay, _jittered((CALLBACK_EXPECTED_S,), 0, jitter)) if calls_back else delay
+
+
+def send_delay(attempts: int, jitter: float) -> timedelta:
+    """How long to wait before a payment of which nothing was sent is tried again."""
+    return _jittered(SEND_DELAYS_S, attempts, jitter)
+
+
+def _jittered(delays_s: tuple[int, ...], count: int, jitter: float) -> timedelta:
+    delay_s = delays_s[min(max(count, 0), len(delays_s) - 1)]
+    return timedelta(seconds=delay_s * (0.8 + 0.4 * jitter))

@@ -1,0 +1,193 @@
+"""The only outbound HTTP.
+
+Whatever goes wrong becomes one of two exceptions: `NotSent`, no byte of the request was written, or
+`MaybeSent`, everything else. Between them stands one fact: whether the call ever had a connection. An unknown
+host, a refused port, a failed TLS handshake and a wait for a place among the connections end before that.
+"""
+
+import asyncio
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import aiohttp
+from aiohttp.connector import Connection
+
+from kobiri import __version__
+
+CONNECT_WITHIN_S = 3.0  # a place among the connections, DNS, TCP and TLS together
+IDLE_CONNECTION_S = 15.0  # shorter than servers and their balancers keep an idle connection
+MAX_ANSWER_BYTES = 64 * 1024
+
+Session = aiohttp.ClientSession
+
+
+class NotSent(Exception):
+    """No byte of the request was written. The text is short and tells no URL, header or body."""
+
+
+class MaybeSent(Exception):
+    """The request may have been written, and there is no whole answer. The text is as in `NotSent`."""
+
+
+class _AnswerTooLarge(Exception):
+    pass
+
+
+class _SecondPass(Exception):
+    pass
+
+
+class _StrayAnswer(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. Header names match in any case; `body` is as it came, at most MAX_ANSWER_BYTES."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _Call:
+    """What is known about one call. It is its own middleware, and the context of its own trace."""
+
+    __slots__ = ("connected", "passed")
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.passed = False
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        # When a connection is lost, aiohttp (client.py, IDEMPOTENT_METHODS) sends GET, PUT and DELETE a
+        # second time, even if the connection was fresh and the server read everything. There is no switch.
+        if self.passed:
+            raise _SecondPass
+        self.passed = True
+        return await handler(request)
+
+
+class _Request(aiohttp.ClientRequest):
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        # A server may write into an idle connection (some say 408 before they close it). aiohttp would take
+        # that for the answer to the next request.
+        if conn.protocol is not None and conn.protocol.should_close:
+            raise _StrayAnswer
+        return await super().send(conn)
+
+
+async def _has_connection(_session: Session, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.connected = True
+
+
+def _trace() -> aiohttp.TraceConfig:
+    """Tell each call when it has a connection: a new one, after TLS, or one used before."""
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(_has_connection)
+    trace.on_connection_reuseconn.append(_has_connection)
+    return trace
+
+
+def provider_session(max_connections: int, *, connect_within_s: float = CONNECT_WITHIN_S) -> Session:
+    """Open the connections of one provider account. Call it inside a running loop; close it."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=IDLE_CONNECTION_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": f"kobiri/{__version__}", "Accept-Encoding": "identity"},
+        skip_auto_headers=("Content-Type",),  # a request without a body has none
+        timeout=aiohttp.ClientTimeout(total=None, connect=connect_within_s),
+        auto_decompress=False,
+        trust_env=False,
+        request_class=_Request,
+        trace_configs=[_trace()],
+    )
+
+
+async def send_once(
+    session: Session,
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    deadline_s: float,
+) -> Answer:
+    """Make a call that moves money: it is written at most once. Raises NotSent or MaybeSent."""
+    call = _Call()
+    return await _exchange(session, method, url, headers, body, deadline_s, call, middlewares=(call,))
+
+
+async def ask(
+    session: Session,
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    deadline_s: float,
+) -> Answer:
+    """Make a call that moves nothing: it may be written twice. Raises NotSent or MaybeSent."""
+    return await _exchange(session, method, url, headers, body, deadline_s, _Call(), middlewares=())
+
+
+async def _exchange(
+    session: Session,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    deadline_s: float,
+    call: _Call,
+    middlewares: tuple[_Call, ...],
+) -> Answer:
+    if deadline_s <= 0:
+        raise NotSent("no time is left")
+    try:
+        async with (
+            asyncio.timeout(deadline_s),  # over everything, the body too
+            session.request(
+                method,
+                url,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                middlewares=middlewares,
+                trace_request_ctx=call,
+            ) as response,
+        ):
+            return Answer(response.status, response.headers, await _read(response))
+    except _StrayAnswer:
+        raise NotSent("the connection held an answer to no request") from None
+    # Any exception at all: nobody can list what a hostile answer makes aiohttp raise, and a call that moves
+    # money must end in a known way. The cause is dropped, for aiohttp's texts tell addresses and URLs.
+    except Exception as error:  # noqa: BLE001
+        reason = _reason(error, call)
+        raise (MaybeSent(reason) if call.connected else NotSent(reason)) from None
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise _AnswerTooLarge
+    return bytes(body)
+
+
+def _reason(error: Exception, call: _Call) -> str:
+    match error:
+        case _AnswerTooLarge():
+            return "the answer is too large"
+        case _SecondPass() | aiohttp.ServerDisconnectedError():
+            return "the connection was closed without an answer"
+        case TimeoutError():
+            return "no answer in time" if call.connected else "no connection in time"
+        case OSError(errno=int(number)) if number in errno.errorcode:
+            return f"{type(error).__name__} {errno.errorcode[number]}"
+        case _:
+            return type(error).__name__

@@ -1,0 +1,726 @@
+"""MTN MoMo's Collection API on the wire. What is known of it, and how well: docs/simulator.md."""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from msgspec import Meta
+
+from kobiri.simulator import faults as f
+from kobiri.simulator.stage import CallbackOrder, Change, Options, OrderError, Outgoing, Stage
+
+COLLECTION: Final = "collection"
+
+MAX_API_USERS: Final = 10_000
+
+CURRENCIES: Final[Mapping[str, frozenset[str]]] = {
+    "sandbox": frozenset({"EUR"}),
+    "mtnbenin": frozenset({"XOF"}),
+    "mtncameroon": frozenset({"XAF"}),
+    "mtncongo": frozenset({"XAF"}),
+    "mtnghana": frozenset({"GHS"}),
+    "mtnguineaconakry": frozenset({"GNF"}),
+    "mtnivorycoast": frozenset({"XOF"}),
+    "mtnliberia": frozenset({"LRD", "USD"}),
+    "mtnnigeria": frozenset({"NGN"}),
+    "mtnrwanda": frozenset({"RWF"}),
+    "mtnsouthafrica": frozenset({"ZAR"}),
+    "mtnsouthsudan": frozenset({"SSP"}),
+    "mtnswaziland": frozenset({"SZL"}),
+    "mtnuganda": frozenset({"UGX"}),
+    "mtnzambia": frozenset({"ZMW"}),
+}
+
+MESSAGES: Final[Mapping[str, str]] = {
+    "APPROVAL_REJECTED": "The payer declined the request.",
+    "COULD_NOT_PERFORM_TRANSACTION": "The payer did not approve in time.",
+    "EXPIRED": "The request expired before the payer answered.",
+    "INTERNAL_PROCESSING_ERROR": "An internal error occurred while processing.",
+    "INVALID_CALLBACK_URL_HOST": "The callback host is not the registered one.",
+    "INVALID_CURRENCY": "Currency not supported.",
+    "NOT_ALLOWED": "The operation is not allowed.",
+    "NOT_ALLOWED_TARGET_ENVIRONMENT": "Access to target environment is forbidden.",
+    "NOT_ENOUGH_FUNDS": "The payer does not have enough funds.",
+    "PAYEE_NOT_ALLOWED_TO_RECEIVE": "The payee cannot receive this payment.",
+    "PAYER_LIMIT_REACHED": "The payer's limit is reached.",
+    "PAYER_NOT_FOUND": "The payer does not exist.",
+    "RESOURCE_ALREADY_EXIST": "Duplicated reference id. Creation of resource failed.",
+    "RESOURCE_NOT_FOUND": "Requested resource was not found.",
+    "SERVICE_UNAVAILABLE": "Service temporarily unavailable, try again later.",
+}
+
+# Test numbers by their last three digits: the reason with which the payment fails.
+FAILING_NUMBERS: Final[Mapping[str, str]] = {
+    "450": "INTERNAL_PROCESSING_ERROR",
+    "451": "APPROVAL_REJECTED",
+    "452": "EXPIRED",
+    "455": "PAYER_NOT_FOUND",
+    "456": "PAYEE_NOT_ALLOWED_TO_RECEIVE",
+    "457": "NOT_ALLOWED",
+    "458": "NOT_ALLOWED_TARGET_ENVIRONMENT",
+    "459": "INVALID_CALLBACK_URL_HOST",
+    "460": "INVALID_CURRENCY",
+    "461": "INTERNAL_PROCESSING_ERROR",
+    "462": "SERVICE_UNAVAILABLE",
+    "463": "COULD_NOT_PERFORM_TRANSACTION",
+    "464": "TRANSFER_TYPE_UNKNOWN",
+}
+# MTN has no number for these two; only the Zambian block knows them.
+OWN_FAILING_NUMBERS: Final[Mapping[str, str]] = {"465": "NOT_ENOUGH_FUNDS", "466": "PAYER_LIMIT_REACHED"}
+SANDBOX_BLOCK: Final = "46733123"
+ZAMBIAN_BLOCK: Final = "260960000"
+
+UUID_V4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+AMOUNT: Final = re.compile(r"[0-9]{1,15}(\.[0-9]{1,4})?")
+MSISDN: Final = re.compile(r"[0-9]{6,15}")
+HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+URL_MAX: Final = 2048
+NOTE_MAX: Final = 160
+NOTE_PUNCTUATION: Final = frozenset(" .,-_:/()+")
+
+CALLBACK_AGENT: Final = "LWAC Http Client 1.0"
+FORGED_TRANSACTION: Final = "1000000000"
+WRONG_SECRET: Final = b"not the secret that was agreed"
+
+KEY_MISSING: Final = (
+    "Access denied due to missing subscription key. "
+    "Make sure to include subscription key when making requests to an API."
+)
+KEY_WRONG: Final = (
+    "Access denied due to invalid subscription key. Make sure to provide a valid key for an active subscription."
+)
+LENGTH_REQUIRED: Final = (
+    '<!DOCTYPE HTML PUBLIC "-//W3C//DTD HTML 4.01//EN" "http://www.w3.org/TR/html4/strict.dtd">'
+    "<HTML><HEAD><TITLE>Length Required</TITLE></HEAD>"
+    "<BODY><h2>Length Required</h2><hr>"
+    "<p>HTTP Error 411. The request must be chunked or have a content length.</p></BODY></HTML>"
+)
+
+PENDING, CREATED, SUCCESSFUL, FAILED = "PENDING", "CREATED", "SUCCESSFUL", "FAILED"
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
+
+
+class MtnOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How this MTN behaves; where the sources disagree, both behaviours can be chosen."""
+
+    api_user: str | None = None
+    api_key: str | None = None
+    open_credentials: bool = True
+    # Accepted keys per product; a product that is not named accepts any.
+    subscription_keys: dict[Literal["collection", "disbursement"], tuple[str, ...]] = {}
+    token_ttl_s: Annotated[int, Meta(ge=1, le=86_400)] = 3600
+    body_on_token: Literal["accepted", "refused"] = "accepted"  # noqa: S105
+    login_error: Literal["401", "500"] = "401"
+    test_numbers: Literal["documented", "observed"] = "documented"
+    prompt_ms: Milliseconds = 400
+    slow_ms: Milliseconds = 45_000
+    reason_as: Literal["string", "object"] = "string"
+    callback_method: Literal["POST", "PUT"] = "POST"
+    callback_retry_ms: Annotated[tuple[Milliseconds, ...], Meta(max_length=50)] = ()
+    check_callback_host: bool = True
+    webhook_secret: str | None = None
+
+
+class Party(msgspec.Struct, frozen=True):
+    partyIdType: Literal["MSISDN", "EMAIL", "PARTY_CODE"]  # noqa: N815
+    partyId: Annotated[str, Meta(min_length=1, max_length=100)]  # noqa: N815
+
+
+class RequestToPay(msgspec.Struct, frozen=True):
+    """MTN's names, so that the body is decoded as it stands."""
+
+    amount: str
+    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")]
+    payer: Party
+    externalId: Annotated[str, Meta(max_length=255)] | None = None  # noqa: N815
+    payerMessage: str | None = None  # noqa: N815
+    payeeNote: str | None = None  # noqa: N815
+
+
+class NewApiUser(msgspec.Struct, frozen=True):
+    providerCallbackHost: str  # noqa: N815
+
+
+class TokenClaims(msgspec.Struct, frozen=True):
+    clientId: str  # noqa: N815
+    expires: float
+    sessionId: str  # noqa: N815
+    product: str
+
+
+@dataclass(slots=True)
+class ApiUser:
+    """`callback_host` is None where nobody registered one, and then any host will do."""
+
+    callback_host: str | None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a payment, and how long after the prompt."""
+
+    after_ms: int
+    status: str
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class Payment:
+    reference: str
+    ask: RequestToPay
+    callback_url: str | None
+    created_at: float
+    status: str = PENDING
+    reason: str | None = None
+    financial_transaction_id: str | None = None
+    timer: asyncio.TimerHandle | None = None
+
+
+class RefusedError(Exception):
+    """An answer that ends the handling of a request."""
+
+    def __init__(self, answer: web.Response) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+def build(stage: Stage) -> web.Application:
+    return MtnSimulator(stage).application()
+
+
+class MtnSimulator:
+    """One MTN, with its API users, tokens and payments in memory."""
+
+    error_shapes = frozenset({"momo", "azure", "error", "html", "empty"})
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._options: Options[MtnOptions] = stage.options(MtnOptions)
+        self._users: OrderedDict[str, ApiUser] = OrderedDict()
+        self._payments: OrderedDict[str, Payment] = OrderedDict()
+        self._token_key = secrets.token_bytes(32)
+        self._transactions = count(1_000_000_000 + secrets.randbelow(1_000_000_000))
+        stage.actor = self
+
+    def application(self) -> web.Application:
+        app = web.Application(middlewares=[_no_extra_slashes])
+        app.add_routes(
+            [
+                web.post("/v1_0/apiuser", self._create_api_user),
+                web.get("/v1_0/apiuser/{id}", self._show_api_user),
+                web.post("/v1_0/apiuser/{id}/apikey", self._create_api_key),
+                web.post("/collection/token/", self._token),
+                web.post("/collection/v1_0/requesttopay", self._request_to_pay),
+                web.get("/collection/v1_0/requesttopay/{reference}", self._status),
+                web.route("*", "/{rest:.*}", _no_such_operation),
+            ]
+        )
+        return app
+
+    # Provisioning: only the sandbox has it.
+
+    async def _create_api_user(self, request: web.Request) -> web.Response:
+        async def process() -> web.Response:
+            self._check_subscription(request, None)
+            reference = _reference(request)
+            new = _decoded(await request.read(), NewApiUser)
+            if HOST.fullmatch(new.providerCallbackHost) is None:
+                raise RefusedError(_bad_request("providerCallbackHost is a host name, without scheme or path"))
+            if reference in self._users or reference == (self._options.now.api_user or "").lower():
+                raise RefusedError(_momo(409, "RESOURCE_ALREADY_EXIST"))
+            self._users[reference] = ApiUser(callback_host=new.providerCallbackHost.lower())
+            if len(self._users) > MAX_API_USERS:
+                self._users.popitem(last=False)
+            return web.Response(status=201)
+
+        return await self._play(request, "provision", request.headers.get("X-Reference-Id"), None, process)
+
+    async def _show_api_user(self, request: web.Request) -> web.Response:
+        async def process() -> web.Response:
+            self._check_subscription(request, None)
+            user = self._known_user(request.match_info["id"])
+            host = user.callback_host or "localhost"
+            return _json(200, {"providerCallbackHost": host, "targetEnvironment": "sandbox"})
+
+        return await self._play(request, "provision", request.match_info["id"], None, process)
+
+    async def _create_api_key(self, request: web.Request) -> web.Response:
+        async def process() -> web.Response:
+            if request.content_length is None and "Transfer-Encoding" not in request.headers:
+                return web.Response(status=411, text=LENGTH_REQUIRED, content_type="text/html")
+            self._check_subscription(request, None)
+            user = self._known_user(request.match_info["id"])
+            user.key = secrets.token_hex(16)
+            return _json(201, {"apiKey": user.key})
+
+        return await self._play(request, "provision", request.match_info["id"], None, process)
+
+    def _known_user(self, user_id: str) -> ApiUser:
+        if (user := self._users.get(user_id.lower())) is None:
+            raise RefusedError(_momo(404, "RESOURCE_NOT_FOUND"))
+        return user
+
+    # Tokens.
+
+    async def _token(self, request: web.Request) -> web.Response:
+        async def process() -> web.Response:
+            self._check_subscription(request, COLLECTION)
+            options = self._options.now
+            if options.body_on_token == "refused" and await request.read():  # noqa: S105
+                raise RefusedError(_bad_request("this call takes no body"))
+            user = self._logged_in(request.headers.get("Authorization", ""))
+            token = self._mint(user, COLLECTION, options.token_ttl_s)
+            return _json(
+                200,
+                {"access_token": token, "token_type": "access_token", "expires_in": options.token_ttl_s},
+            )
+
+        return await self._play(request, "token", None, None, process)
+
+    def _logged_in(self, authorization: str) -> str:
+        user_id, key = _basic(authorization)
+        options = self._options.now
+        if user_id and key:
+            if options.api_user is not None and user_id == options.api_user.lower():
+                good = options.api_key is not None and _same(key, options.api_key)
+            elif (user := self._users.get(user_id)) is not None:
+                good = user.key is not None and _same(key, user.key)
+            else:
+                good = options.open_credentials
+            if good:
+                return user_id
+        if options.login_error == "500":
+            raise RefusedError(_json(500, {"error": "login_failed"}))
+        raise RefusedError(_json(401, {"error": "invalid_client"}))
+
+    def _mint(self, user: str, product: str, ttl_s: int) -> str:
+        claims = TokenClaims(clientId=user, expires=time.time() + ttl_s, sessionId=str(uuid.uuid4()), product=product)
+        head = _base64url(b'{"typ":"JWT","alg":"HS256"}')
+        signed = f"{head}.{_base64url(msgspec.json.encode(claims))}"
+        return f"{signed}.{_base64url(self._seal(signed))}"
+
+    def _seal(self, signed: str) -> bytes:
+        return hmac.new(self._token_key, signed.encode(), hashlib.sha256).digest()
+
+    def _bearer(self, request: web.Request, product: str) -> str:
+        """The API user behind the token."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        signed, _, seal = token.strip().rpartition(".")
+        if scheme.lower() == "bearer" and token.isascii() and _same(seal, _base64url(self._seal(signed))):
+            claims = msgspec.json.decode(_from_base64url(signed.split(".")[1]), type=TokenClaims)
+            if claims.product == product and claims.expires > time.time():
+                return claims.clientId
+        raise RefusedError(_azure(401, "Unauthorized. Access token is missing, invalid or expired."))
+
+    # Requests to pay.
+
+    async def _request_to_pay(self, request: web.Request) -> web.Response:
+        reference = request.headers.get("X-Reference-Id")
+        body = await request.read()
+
+        async def process() -> web.Response:
+            user, environment = self._admitted(request)
+            payment = self._new_payment(request, body, user, environment)
+            self._accept(payment)
+            return web.Response(status=202)
+
+        return await self._play(request, "create", reference, _payer_in(body), process)
+
+    def _admitted(self, request: web.Request) -> tuple[str, str]:
+        """The API user and the target environment of a call that carries a token."""
+        self._check_subscription(request, COLLECTION)
+        user = self._bearer(request, COLLECTION)
+        environment = request.headers.get("X-Target-Environment", "").strip().lower()
+        if not environment:
+            raise RefusedError(_bad_request("X-Target-Environment is missing"))
+        if environment not in CURRENCIES:
+            raise RefusedError(_momo(500, "NOT_ALLOWED_TARGET_ENVIRONMENT"))
+        return user, environment
+
+    def _new_payment(self, request: web.Request, body: bytes, user: str, environment: str) -> Payment:
+        reference = _reference(request)
+        if (known := self._payments.get(reference)) is not None:
+            cue = self._stage.cue("create", reference=reference, msisdn=known.ask.payer.partyId)
+            if self._stage.faults.take(cue, f.NoDedupe) is None:
+                raise RefusedError(_momo(409, "RESOURCE_ALREADY_EXIST"))
+        if request.content_type != "application/json":
+            raise RefusedError(_bad_request("Content-Type must be application/json"))
+        ask = _decoded(body, RequestToPay)
+        if (wrong := _wrong_with(ask)) is not None:
+            raise RefusedError(_bad_request(wrong))
+        callback_url = self._callback_url(request, user)
+        if ask.currency not in CURRENCIES[environment]:
+            raise RefusedError(_momo(500, "INVALID_CURRENCY"))
+        return Payment(reference=reference, ask=ask, callback_url=callback_url, created_at=time.time())
+
+    def _callback_url(self, request: web.Request, user: str) -> str | None:
+        given = request.headers.get("X-Callback-Url")
+        if given is None:
+            return None
+        if (host := _url_host(given)) is None:
+            raise RefusedError(_bad_request("X-Callback-Url must be an absolute URL, or not sent at all"))
+        known = self._users.get(user)
+        registered = known.callback_host if known is not None else None
+        if self._options.now.check_callback_host and registered not in (None, host):
+            raise RefusedError(_momo(500, "INVALID_CALLBACK_URL_HOST"))
+        return given
+
+    def _accept(self, payment: Payment) -> None:
+        self._payments[payment.reference] = payment
+        if len(self._payments) > self._stage.settings.max_payments:
+            _, oldest = self._payments.popitem(last=False)
+            if oldest.timer is not None:
+                oldest.timer.cancel()
+        cue = self._stage.cue("create", reference=payment.reference, msisdn=payment.ask.payer.partyId)
+        self._then(payment, self._verdicts(payment, cue))
+        if payment.callback_url is not None:
+            callback = self._stage.cue("callback", reference=cue.reference, msisdn=cue.msisdn)
+            self._stage.forge_if_told(callback, self._render(payment), status=SUCCESSFUL)
+
+    def _verdicts(self, payment: Payment, cue: f.Cue) -> list[Verdict]:
+        """What will happen to a payment: its faults first, then its test number, and approval otherwise."""
+        options = self._options.now
+        if (late := self._stage.faults.take(cue, f.LateSuccess)) is not None:
+            approval = Verdict(late.ms, SUCCESSFUL)
+            failure = Verdict(options.prompt_ms, FAILED, "INTERNAL_PROCESSING_ERROR")
+            return [failure, approval] if late.after_failure else [approval]
+        if (payer := self._stage.faults.take(cue, f.Payer)) is not None:
+            return _decided(payer, options.prompt_ms)
+        return _by_number(payment.ask.payer.partyId, options)
+
+    def _then(self, payment: Payment, verdicts: list[Verdict]) -> None:
+        """Set the alarm for the first verdict; each sets the next."""
+        if verdicts:
+            settle = partial(self._settle, payment, verdicts[0], verdicts[1:])
+            payment.timer = asyncio.get_running_loop().call_later(verdicts[0].after_ms / 1000, settle)
+
+    def _settle(self, payment: Payment, verdict: Verdict, later: list[Verdict]) -> None:
+        payment.timer = None
+        payment.status, payment.reason = verdict.status, verdict.reason
+        ask = payment.ask
+        if verdict.status == SUCCESSFUL:
+            payment.financial_transaction_id = str(next(self._transactions))
+            self._stage.books.charge(
+                provider=self._stage.provider,
+                reference=payment.reference,
+                amount=ask.amount,
+                currency=ask.currency,
+                msisdn=ask.payer.partyId,
+            )
+        if payment.callback_url is not None and verdict.status in (SUCCESSFUL, FAILED):
+            cue = self._stage.cue("callback", reference=payment.reference, msisdn=ask.payer.partyId)
+            self._stage.announce(cue, self._render(payment), stale_status=PENDING)
+        self._then(payment, later)
+
+    async def _status(self, request: web.Request) -> web.Response:
+        reference = request.match_info["reference"].lower()
+        payment = self._payments.get(reference)
+        msisdn = payment.ask.payer.partyId if payment is not None else None
+        cue = self._stage.cue("status", reference=reference, msisdn=msisdn)
+
+        async def process() -> web.Response:
+            self._admitted(request)
+            if UUID_V4.fullmatch(reference) is None:
+                raise RefusedError(_bad_request("the reference is not a UUID v4"))
+            # Looked up again: a fault may have held this request up for a while.
+            payment = self._payments.get(reference)
+            if payment is None or self._hidden(payment, cue):
+                raise RefusedError(_momo(404, "RESOURCE_NOT_FOUND"))
+            return _json(200, _view(payment, self._stage.altered(cue), self._options.now.reason_as))
+
+        return await self._play(request, "status", reference, msisdn, process)
+
+    def _hidden(self, payment: Payment, cue: f.Cue) -> bool:
+        fault = self._stage.faults.take(cue, f.NotFoundFor)
+        return fault is not None and time.time() - payment.created_at < fault.ms / 1000
+
+    # What the stage and the control API ask of a provider.
+
+    def error(self, fault: f.ErrorAnswer) -> web.Response:
+        code = fault.code or "INTERNAL_PROCESSING_ERROR"
+        match fault.shape:
+            case "azure":
+                return _azure(fault.status, fault.message or "Internal server error")
+            case "error":
+                return _json(fault.status, {"error": fault.code or "internal_error"})
+            case "html":
+                page = f"<html><body><h1>{fault.status}</h1></body></html>"
+                return web.Response(status=fault.status, text=page, content_type="text/html")
+            case "empty":
+                return web.Response(status=fault.status)
+            case _:
+                return _momo(fault.status, code, fault.message)
+
+    def callback(self, order: CallbackOrder) -> Outgoing | None:
+        payment = self._payments.get(order.reference.lower())
+        if payment is None and order.url is not None:
+            ask = RequestToPay(
+                amount=order.amount or "1",
+                currency=order.currency or "EUR",
+                payer=Party(partyIdType="MSISDN", partyId=order.payer or "46733123499"),
+                externalId=order.external_id or order.reference,
+            )
+            payment = Payment(reference=order.reference, ask=ask, callback_url=order.url, created_at=time.time())
+        if payment is None:
+            return None
+        url = order.url or payment.callback_url
+        if url is None:
+            raise OrderError("This payment was created without X-Callback-Url; give a `url`.")
+        if _url_host(url) is None:
+            raise OrderError("The `url` is not an absolute http or https URL.")
+        return self._outgoing(payment, order.change(), url=url, method=order.method)
+
+    def restart(self) -> None:
+        for payment in self._payments.values():
+            if payment.timer is not None:
+                payment.timer.cancel()
+        self._payments.clear()
+
+    # Callbacks.
+
+    def _render(self, payment: Payment) -> Callable[[Change], Outgoing]:
+        return lambda change: self._outgoing(payment, change, url=payment.callback_url or "", method=None, retry=True)
+
+    def _outgoing(
+        self, payment: Payment, change: Change, *, url: str, method: str | None, retry: bool = False
+    ) -> Outgoing:
+        options = self._options.now
+        body = msgspec.json.encode(_view(payment, change, options.reason_as))
+        headers = {"User-Agent": CALLBACK_AGENT, "Content-Type": "application/json; charset=utf-8"}
+        secret = options.webhook_secret.encode() if options.webhook_secret is not None else None
+        if change.signed == "wrong":
+            secret = WRONG_SECRET
+        elif not change.signed:
+            secret = None
+        if secret is not None:
+            headers["X-Signature-256"] = f"sha256={hmac.new(secret, body, hashlib.sha256).hexdigest()}"
+        return Outgoing(
+            method=method or options.callback_method,
+            url=url,
+            headers=headers,
+            body=body,
+            signed=secret is not None,
+            retry_ms=options.callback_retry_ms if retry else (),
+        )
+
+    # Shared by all operations.
+
+    async def _play(
+        self,
+        request: web.Request,
+        operation: str,
+        reference: str | None,
+        msisdn: str | None,
+        process: Callable[[], Awaitable[web.Response]],
+    ) -> web.Response:
+        async def answer() -> web.Response:
+            try:
+                return await process()
+            except RefusedError as refused:
+                return refused.answer
+
+        cue = self._stage.cue(operation, reference=reference, msisdn=msisdn)
+        return await self._stage.play(request, cue, answer)
+
+    def _check_subscription(self, request: web.Request, product: str | None) -> None:
+        """Without a product (provisioning) the key of any product will do."""
+        given = request.headers.get("Ocp-Apim-Subscription-Key", "")
+        if not given:
+            raise RefusedError(_azure(401, KEY_MISSING))
+        accepted = self._options.now.subscription_keys
+        if product is None:
+            lists = list(accepted.values())
+        else:
+            lists = [keys for name, keys in accepted.items() if name == product]
+        if lists and not any(_same(given, key) for keys in lists for key in keys):
+            raise RefusedError(_azure(401, KEY_WRONG))
+
+
+@web.middleware
+async def _no_extra_slashes(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if "//" in request.raw_path.partition("?")[0]:
+        return _bad_request("extra slashes in the path")
+    return await handler(request)
+
+
+async def _no_such_operation(_: web.Request) -> web.Response:
+    return _azure(404, "Resource not found")
+
+
+def _decided(payer: f.Payer, prompt_ms: int) -> list[Verdict]:
+    after_ms = prompt_ms if payer.prompt_ms is None else payer.prompt_ms
+    match payer.decision:
+        case "approve":
+            return [Verdict(after_ms, SUCCESSFUL)]
+        case "ignore":
+            return []
+        case "reject":
+            reason = "APPROVAL_REJECTED"
+        case "expire":
+            reason = "EXPIRED"
+        case "no_funds":
+            reason = "NOT_ENOUGH_FUNDS"
+        case "fail":
+            reason = "INTERNAL_PROCESSING_ERROR"
+    return [Verdict(after_ms, FAILED, payer.reason or reason)]
+
+
+def _by_number(party: str, options: MtnOptions) -> list[Verdict]:
+    digits = party[-3:]
+    if party == SANDBOX_BLOCK + digits:
+        failing = FAILING_NUMBERS
+    elif party == ZAMBIAN_BLOCK + digits:
+        failing = {**FAILING_NUMBERS, **OWN_FAILING_NUMBERS}
+    else:
+        return [Verdict(options.prompt_ms, SUCCESSFUL)]
+    match (digits, options.test_numbers):
+        case ("453", "documented"):
+            return []
+        case ("453", "observed"):
+            return [Verdict(options.slow_ms, FAILED, "EXPIRED")]
+        case ("454", "documented"):
+            return [Verdict(options.slow_ms, SUCCESSFUL)]
+        case ("454", "observed"):
+            return [Verdict(0, CREATED)]
+        case _:
+            pass
+    reason = failing.get(digits)
+    return [Verdict(options.prompt_ms, SUCCESSFUL if reason is None else FAILED, reason)]
+
+
+def _view(payment: Payment, change: Change, reason_as: str) -> dict[str, Any]:
+    """The one body shape of a status answer and of a callback. It never holds the reference."""
+    ask = payment.ask
+    status = change.status or payment.status
+    view: dict[str, Any] = {}
+    if status == SUCCESSFUL:
+        view["financialTransactionId"] = payment.financial_transaction_id or FORGED_TRANSACTION
+    if (external_id := change.external_id or ask.externalId) is not None:
+        view["externalId"] = external_id
+    view["amount"] = change.amount or ask.amount
+    view["currency"] = change.currency or ask.currency
+    view["payer"] = {"partyIdType": ask.payer.partyIdType, "partyId": change.payer or ask.payer.partyId}
+    if ask.payerMessage is not None:
+        view["payerMessage"] = ask.payerMessage
+    if ask.payeeNote is not None:
+        view["payeeNote"] = ask.payeeNote
+    view["status"] = status
+    if status == FAILED:
+        code = change.reason or payment.reason or "INTERNAL_PROCESSING_ERROR"
+        as_object = {"code": code, "message": MESSAGES.get(code, code)}
+        view["reason"] = as_object if reason_as == "object" else code
+    return view
+
+
+def _wrong_with(ask: RequestToPay) -> str | None:
+    if AMOUNT.fullmatch(ask.amount) is None or not ask.amount.strip("0."):
+        return "amount is a string of decimal digits, above zero"
+    if ask.payer.partyIdType == "MSISDN" and MSISDN.fullmatch(ask.payer.partyId) is None:
+        return "an MSISDN is digits with the country code and no plus sign"
+    for name, note in (("payerMessage", ask.payerMessage), ("payeeNote", ask.payeeNote)):
+        if note is None:
+            continue
+        if len(note) > NOTE_MAX:
+            return f"{name} is longer than {NOTE_MAX} characters"
+        if not all(character.isalnum() or character in NOTE_PUNCTUATION for character in note):
+            return f"{name} has special characters"
+    return None
+
+
+def _payer_in(body: bytes) -> str | None:
+    """The number that faults may be aimed at, from a body that nobody has checked yet."""
+    try:
+        return msgspec.json.decode(body, type=RequestToPay).payer.partyId
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _decoded(body: bytes, shape: type[S]) -> S:
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except RecursionError:
+        raise RefusedError(_bad_request("the JSON is nested too deeply")) from None
+    except msgspec.DecodeError as error:
+        raise RefusedError(_bad_request(str(error))) from None
+
+
+def _reference(request: web.Request) -> str:
+    reference = request.headers.get("X-Reference-Id", "").lower()
+    if UUID_V4.fullmatch(reference) is None:
+        raise RefusedError(_bad_request("X-Reference-Id is not a UUID v4"))
+    return reference
+
+
+def _url_host(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not url.isascii() or len(url) > URL_MAX:
+        return None
+    return host
+
+
+def _basic(authorization: str) -> tuple[str, str]:
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return "", ""
+    try:
+        user, _, key = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        return "", ""
+    return user.lower()[:200], key
+
+
+def _same(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode("utf-8", "replace"), other.encode("utf-8", "replace"))
+
+
+def _base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _from_base64url(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _momo(status: int, code: str, message: str | None = None) -> web.Response:
+    return _json(status, {"message": message or MESSAGES.get(code, code), "code": code})
+
+
+def _azure(status: int, message: str) -> web.Response:
+    return _json(status, {"statusCode": status, "message": message})
+
+
+def _bad_request(why: str) -> web.Response:
+    """MTN answers these with an empty body; the header is ours and says what was wrong."""
+    return web.Response(status=400, headers={"X-Simulator-Reason": _header_text(why)})
+
+
+def _header_text(text: str) -> str:
+    return "".join(character if " " <= character <= "~" else "?" for character in text)[:300]
+
+
+def _json(status: int, content: object) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(content), content_type="application/json")

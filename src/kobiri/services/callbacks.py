@@ -1,0 +1,156 @@
+"""Receive a provider's callback: verify, match, keep, and apply it or look soon."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from kobiri.domain.errors import NotFound, Unauthenticated, Unavailable, Unprocessable
+from kobiri.domain.ids import PaymentId, TenantId, parse_id
+from kobiri.domain.outcome import Declined, Source
+from kobiri.domain.payment import Payment
+from kobiri.domain.signature import is_genuine
+from kobiri.providers.base import CallbackWord, Provider, Unreadable
+from kobiri.services import outcomes
+from kobiri.services.access import Caller
+from kobiri.services.gateway import Gateway
+from kobiri.store import callbacks, payments
+from kobiri.store.callbacks import Health, Verdict
+from kobiri.store.db import PLATFORM, LockTimeout
+from kobiri.store.payments import Author
+
+log = structlog.get_logger(__name__)
+
+KEPT_HEADERS = ("content-type", "user-agent", "x-signature-256", "x-reference-id")
+REFUSED_KEPT_EVERY_S = 1.0
+
+OUR_TROUBLE = (Unavailable,)  # no fault of whoever posted
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A callback as it came in. Header names are in lower case; `signatures` are all values of X-Signature-256."""
+
+    headers: Mapping[str, str]
+    signatures: Sequence[str]
+    body: bytes
+
+
+class Refusals:
+    """Counts what is refused and keeps a sample of it, one a second: strangers can fill no disk and no database."""
+
+    def __init__(self) -> None:
+        self._uncounted = 0
+        self._kept_at = float("-inf")
+
+    def take(self) -> int:
+        """How many refusals the next stored sample stands for; 0: do not store this one."""
+        self._uncounted += 1
+        now = time.monotonic()
+        if now - self._kept_at < REFUSED_KEPT_EVERY_S:
+            return 0
+        self._kept_at = now
+        count, self._uncounted = self._uncounted, 0
+        return count
+
+
+async def receive(gateway: Gateway, refusals: Refusals, provider_id: str, posted: Posted, author: Author) -> bool:
+    """Take one callback. When this returns, what is genuine is stored and the provider may be told 200.
+
+    False: nobody signed it and no payment of ours is meant, so it may be a stranger's.
+
+    Raises NotFound (no such provider here), Unauthenticated (not signed as it must be), Unprocessable (no callback).
+    """
+    provider = gateway.roads.receiver(provider_id)
+    if provider is None:
+        raise NotFound("There is no such provider here.")
+    signed = bool(provider.callback_secrets)
+    if signed and not is_genuine(posted.signatures, posted.body, provider.callback_secrets):
+        await _keep_stray(gateway, refusals, provider, posted, "refused")
+        raise Unauthenticated("The signature is not right.")
+    try:
+        word = provider.read_callback(posted.headers, posted.body)
+    except Unreadable as error:
+        await _keep_stray(gateway, refusals, provider, posted, "refused")
+        raise Unprocessable(f"{error}") from None
+    match = await _match(gateway, provider, word)
+    if match is None:
+        # A stranger learns nothing from the answer; a provider may post what a restored backup has lost.
+        await _keep_stray(gateway, refusals, provider, posted, "unmatched")
+        log.warning("callback.unmatched", provider=provider_id, signed=signed)
+        return signed
+    tenant_id, payment_id = match
+    believed = signed and word.money is not None and word.payer is not None
+    await _keep(gateway, provider, posted, "applied" if believed else "hint", tenant_id, payment_id)
+    log.info("callback.received", provider=provider_id, tenant_id=tenant_id, payment_id=payment_id, believed=believed)
+    if believed:
+        await _believe(gateway, tenant_id, payment_id, word, author)
+    else:
+        await _look_soon(gateway, tenant_id, payment_id)
+    return True
+
+
+async def health(gateway: Gateway, caller: Caller, provider_id: str) -> tuple[Provider, Health]:
+    """How the caller's callbacks from this provider arrive. Raises NotFound."""
+    provider = gateway.roads.receiver(provider_id)
+    if provider is None:
+        raise NotFound("There is no such provider here.")
+    async with gateway.db.tenant_transaction(caller.tenant_id) as tx:
+        return provider, await callbacks.health(tx, caller.tenant_id, caller.mode, provider_id)
+
+
+async def _match(gateway: Gateway, provider: Provider, word: CallbackWord) -> tuple[TenantId, PaymentId] | None:
+    if parse_id(word.reference) is None:
+        return None
+    async with gateway.db.gate_transaction() as tx:
+        return await payments.match_callback(tx, provider.spec.id, word.reference)
+
+
+async def _believe(
+    gateway: Gateway, tenant_id: TenantId, payment_id: PaymentId, word: CallbackWord, author: Author
+) -> None:
+    async with gateway.db.tenant_transaction(tenant_id) as tx:
+        read = await payments.get(tx, tenant_id, payment_id)
+    assert read is not None, "it was matched, and payments are never deleted"
+    if isinstance(word.finding, Declined) and not _agrees(word, read.payment):
+        # A success that is not ours is quarantined by the state machine; a failure that is not ours says nothing.
+        await _look_soon(gateway, tenant_id, payment_id)
+        return
+    after = await outcomes.apply(gateway.db, read.payment, word.finding, Source.CALLBACK, read.now, author)
+    if not after.is_final:
+        await _look_soon(gateway, tenant_id, payment_id)
+
+
+def _agrees(word: CallbackWord, payment: Payment) -> bool:
+    return word.money == payment.money and word.payer == payment.payer.digits
+
+
+async def _look_soon(gateway: Gateway, tenant_id: TenantId, payment_id: PaymentId) -> None:
+    try:
+        async with gateway.db.tenant_transaction(tenant_id) as tx:
+            await payments.hint(tx, tenant_id, payment_id)
+    except LockTimeout:
+        log.info("callback.hint_dropped", payment_id=payment_id)  # its row is being written: a check follows anyway
+
+
+async def _keep(
+    gateway: Gateway,
+    provider: Provider,
+    posted: Posted,
+    verdict: Verdict,
+    tenant_id: TenantId,
+    payment_id: PaymentId | None,
+    times: int = 1,
+) -> None:
+    headers = {name: posted.headers[name][:500] for name in KEPT_HEADERS if name in posted.headers}
+    async with gateway.db.tenant_transaction(tenant_id) as tx:
+        await callbacks.keep(tx, tenant_id, provider.spec.id, verdict, payment_id, headers, posted.body, times=times)
+
+
+async def _keep_stray(
+    gateway: Gateway, refusals: Refusals, provider: Provider, posted: Posted, verdict: Verdict
+) -> None:
+    times = refusals.take()
+    if times:
+        await _keep(gateway, provider, posted, verdict, PLATFORM, None, times)

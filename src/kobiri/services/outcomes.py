@@ -1,0 +1,82 @@
+"""The only door through which a payment changes."""
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from kobiri.domain.errors import Busy
+from kobiri.domain.outcome import Finding, Outcome, Source
+from kobiri.domain.payment import Payment, transition
+from kobiri.store import idempotency, payments
+from kobiri.store.db import CommitUnknown, Database, LockTimeout
+from kobiri.store.payments import Answer, Author
+
+log = structlog.get_logger(__name__)
+
+TRIES = 3
+
+
+async def apply(
+    db: Database,
+    payment: Payment,
+    outcome: Outcome | Finding,
+    source: Source,
+    now: datetime,
+    author: Author,
+    answer: Callable[[Payment], Answer | None] = lambda _payment: None,
+) -> Payment:
+    """Decide what `outcome` means and write it; the payment as it then stands.
+
+    Fenced by `version`: when another writer came first, the payment is read again and decided again. `answer` builds
+    what the client is told from the payment that is written, and is stored with it. Raises Busy, DatabaseUnavailable.
+    """
+    attempt, lease_token = payment.attempt, payment.lease_token
+    for _ in range(TRIES):
+        change = transition(payment, outcome, source, now, random.random(), attempt=attempt)
+        if change is None:
+            await _keep_answer(db, payment, answer(payment))
+            return payment
+        try:
+            async with db.tenant_transaction(payment.tenant_id) as tx:
+                written = await payments.write(tx, payment, change, author, answer(change.after))
+        except (CommitUnknown, LockTimeout):
+            written = False  # perhaps it was: what is read next tells
+        if written:
+            _tell(payment, change.after, source)
+            return change.after
+        log.info("payment.decided_again", payment_id=payment.id, version=payment.version)
+        async with db.tenant_transaction(payment.tenant_id) as tx:
+            read = await payments.get(tx, payment.tenant_id, payment.id)
+        assert read is not None, "payments are never deleted"
+        # The lease that may stand there by now is another's.
+        payment, now = replace(read.payment, lease_token=lease_token), read.now
+    raise Busy("Too many things happen to this payment at once.", retry_after_s=1)
+
+
+async def _keep_answer(db: Database, payment: Payment, given: Answer | None) -> None:
+    if given is not None:
+        with suppress(LockTimeout):  # without it a repeat is told how the payment stands by then
+            async with db.tenant_transaction(payment.tenant_id) as tx:
+                await idempotency.answer(tx, payment, given)
+
+
+def _tell(before: Payment, after: Payment, source: Source) -> None:
+    if (before.status, before.review) == (after.status, after.review):
+        return
+    level = log.warning if after.review is not before.review else log.info
+    level(
+        "payment.changed",
+        payment_id=after.id,
+        tenant_id=after.tenant_id,
+        provider=after.provider,
+        source=source,
+        was=before.status,
+        status=after.status,
+        failure_code=after.failure_code,
+        review=after.review,
+        attempt=after.attempt,
+    )

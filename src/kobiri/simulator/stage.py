@@ -1,0 +1,365 @@
+"""What a provider's simulator is given to act with: books, faults, timers and a way to send callbacks."""
+
+import asyncio
+import logging
+import secrets
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from kobiri.simulator import faults as f
+from kobiri.simulator.books import Books
+from kobiri.simulator.faults import Cue, Faults
+from kobiri.simulator.journal import Delivered, Journal, Received, clean, without_query
+
+log = logging.getLogger("kobiri.simulator")
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+# How often a hanging request looks whether its client or its fault has gone.
+HANG_POLL_S: Final = 0.05
+
+SUCCESS: Final = range(200, 300)
+SERVER_IS_DOWN: Final = "<html><body><h1>503 Service Unavailable</h1></body></html>"
+NOT_AN_API: Final = "<!DOCTYPE html><html><body><h1>Welcome</h1></body></html>"
+
+RECEIVED: Final = web.RequestKey("received", Received)
+
+
+class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits common to all, and under `providers` each provider's own options by its name."""
+
+    providers: dict[str, dict[str, Any]] = {}
+    max_body_bytes: int = 64 * 1024
+    max_requests: int = 10_000
+    max_payments: int = 200_000
+    max_movements: int = 500_000
+    max_callbacks_waiting: int = 10_000
+    callback_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How a callback differs from the truth. Nothing set: the truth, properly signed."""
+
+    status: str | None = None
+    reason: str | None = None
+    amount: str | None = None
+    currency: str | None = None
+    payer: str | None = None
+    external_id: str | None = None
+    signed: bool | Literal["wrong"] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A callback ready to leave. `retry_ms`: the wait before each further try while no 2xx has come."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    signed: bool
+    retry_ms: tuple[int, ...] = ()
+
+
+Render = Callable[[Change], Outgoing]
+
+
+class CallbackOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A callback sent by hand. What is not given is taken from the payment."""
+
+    reference: str
+    provider: str | None = None
+    url: str | None = None
+    method: Literal["POST", "PUT"] | None = None
+    status: str | None = None
+    reason: str | None = None
+    amount: str | None = None
+    currency: str | None = None
+    payer: str | None = None
+    external_id: str | None = None
+    signed: bool | Literal["wrong"] = True
+
+    def change(self) -> Change:
+        return Change(
+            status=self.status,
+            reason=self.reason,
+            amount=self.amount,
+            currency=self.currency,
+            payer=self.payer,
+            external_id=self.external_id,
+            signed=self.signed,
+        )
+
+
+class OrderError(Exception):
+    """A callback order that cannot be carried out; the message says why."""
+
+
+class Actor(Protocol):
+    """What a provider's simulator offers to the stage and the control API."""
+
+    @property
+    def error_shapes(self) -> frozenset[str]:
+        """The names under which it can phrase an error."""
+        ...
+
+    def error(self, fault: f.ErrorAnswer) -> web.Response: ...
+
+    def callback(self, order: CallbackOrder) -> Outgoing | None:
+        """The callback to send; None when the reference is unknown and the order has no URL."""
+        ...
+
+    def restart(self) -> None:
+        """Forget every payment."""
+        ...
+
+
+class Options(Generic[T]):
+    """One provider's options, which the control API may change while it runs."""
+
+    def __init__(self, shape: type[T], given: Mapping[str, Any]) -> None:
+        self._shape = shape
+        self.now: T = msgspec.convert(dict(given), shape)
+
+    def change(self, patch: Mapping[str, Any]) -> None:
+        self.now = msgspec.convert({**msgspec.to_builtins(self.now), **patch}, self._shape)
+
+
+@dataclass(slots=True)
+class Stage:
+    """Made once per provider by `kobiri.simulator.app.build`."""
+
+    provider: str
+    settings: SimulatorSettings
+    books: Books
+    faults: Faults
+    journal: Journal
+    closing: asyncio.Event
+    actor: Actor | None = None
+    current_options: Options[Any] | None = None
+    _http: aiohttp.ClientSession | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def options(self, shape: type[T]) -> Options[T]:
+        options = Options(shape, self.settings.providers.get(self.provider, {}))
+        self.current_options = options
+        return options
+
+    def cue(self, operation: str, *, reference: str | None = None, msisdn: str | None = None) -> Cue:
+        return Cue(self.provider, operation, reference, msisdn)
+
+    async def play(
+        self, request: web.Request, cue: Cue, process: Callable[[], Awaitable[web.Response]]
+    ) -> web.Response:
+        """Answer one request as the provider would, unless a fault says otherwise."""
+        if (received := request.get(RECEIVED)) is not None:
+            received.operation = cue.operation
+            received.reference = None if cue.reference is None else clean(cue.reference)[:200]
+        await self._delay(self.faults.take(cue, f.Latency))
+        if (instead := await self._before(request, cue, process)) is not None:
+            return instead
+        answer = await process()
+        await self._delay(self.faults.take(cue, f.LatencyAfter))
+        if (fault := self.faults.take(cue, f.ErrorAfter)) is not None:
+            return self._error(fault)
+        if self.faults.take(cue, f.DropAfter) is not None:
+            return drop(request)
+        if self.faults.take(cue, f.ResetAfter) is not None:
+            return reset(request)
+        return answer
+
+    async def _before(
+        self, request: web.Request, cue: Cue, process: Callable[[], Awaitable[web.Response]]
+    ) -> web.Response | None:
+        """What a fault answers in the provider's place."""
+        if (outage := self.faults.take(cue, f.Outage)) is not None:
+            return reset(request) if outage.mode == "reset" else _down(outage)
+        if self.faults.take(cue, f.ResetBefore) is not None:
+            return reset(request)
+        if (error := self.faults.take(cue, f.ErrorBefore)) is not None:
+            return self._error(error)
+        if (hang := self.faults.take(cue, f.Hang)) is not None:
+            if hang.processed:
+                await process()
+            return await self._hang(request, hang)
+        if (html := self.faults.take(cue, f.Html200)) is not None:
+            if html.processed:
+                await process()
+            return web.Response(text=NOT_AN_API, content_type="text/html")
+        return None
+
+    def announce(self, cue: Cue, render: Render, *, stale_status: str) -> None:
+        """Send a callback about a settled payment, with whatever goes wrong on its way."""
+        self._spawn(self._announce(cue, render, stale_status))
+
+    def forge_if_told(self, cue: Cue, render: Render, *, status: str) -> None:
+        """Play the stranger who claims that a payment succeeded."""
+        if (fault := self.faults.take(cue, f.Forged)) is not None:
+            self._spawn(self._forge(cue, render, status, fault.ms))
+
+    async def deliver(self, outgoing: Outgoing, reference: str, kind: str) -> Delivered:
+        """Send one callback until it is answered with 2xx or its tries are used up."""
+        entry = await self._deliver_once(outgoing, reference, kind)
+        for wait_ms in outgoing.retry_ms:
+            if entry.answer in SUCCESS:
+                break
+            await self.pause(wait_ms / 1000)
+            entry = await self._deliver_once(outgoing, reference, "retry")
+        return entry
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but never hold up a shutdown."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.closing.wait(), seconds)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._http is not None:
+            await self._http.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self.closing.is_set() or len(self._tasks) >= self.settings.max_callbacks_waiting:
+            log.warning("a callback was not sent: %d are waiting already", len(self._tasks))
+            work.close()
+            return
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _announce(self, cue: Cue, render: Render, stale_status: str) -> None:
+        if self.faults.take(cue, f.Lost) is not None:
+            return
+        change = self.altered(cue)
+        if self.faults.take(cue, f.Unsigned) is not None:
+            change = replace(change, signed=False)
+        duplicated = self.faults.take(cue, f.Duplicated)
+        reordered = self.faults.take(cue, f.Reordered)
+        if (late := self.faults.take(cue, f.Late)) is not None:
+            await self.pause(late.ms / 1000)
+        reference = cue.reference or ""
+        await self.deliver(render(change), reference, "callback")
+        if duplicated is not None:
+            for _ in range(duplicated.copies):
+                await self.pause(duplicated.spacing_ms / 1000)
+                await self.deliver(render(change), reference, "duplicate")
+        if reordered is not None:
+            await self.pause(reordered.ms / 1000)
+            await self.deliver(render(replace(change, status=stale_status)), reference, "stale")
+
+    def altered(self, cue: Cue) -> Change:
+        """The lies that faults tell about a payment's facts, in a status or a callback."""
+        amount = self.faults.take(cue, f.WrongAmount)
+        currency = self.faults.take(cue, f.WrongCurrency)
+        payer = self.faults.take(cue, f.WrongPayer)
+        return Change(
+            amount=None if amount is None else amount.amount,
+            currency=None if currency is None else currency.currency,
+            payer=None if payer is None else payer.payer,
+        )
+
+    async def _forge(self, cue: Cue, render: Render, status: str, after_ms: int) -> None:
+        await self.pause(after_ms / 1000)
+        await self.deliver(render(Change(status=status, signed="wrong")), cue.reference or "", "forged")
+
+    async def _deliver_once(self, outgoing: Outgoing, reference: str, kind: str) -> Delivered:
+        answer: int | None = None
+        error: str | None = None
+        try:
+            answer = await self._post(outgoing)
+        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as problem:
+            error = type(problem).__name__
+        entry = Delivered(
+            at=time.time(),
+            provider=self.provider,
+            reference=reference,
+            method=outgoing.method,
+            url=without_query(outgoing.url)[:512],
+            kind=kind,
+            signed=outgoing.signed,
+            answer=answer,
+            error=error,
+        )
+        self.journal.deliver(entry)
+        return entry
+
+    async def _post(self, outgoing: Outgoing) -> int:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=self.settings.callback_timeout_s),
+                connector=aiohttp.TCPConnector(limit=100),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+            )
+        async with self._http.request(
+            outgoing.method,
+            outgoing.url,
+            data=outgoing.body,
+            headers=outgoing.headers,
+            allow_redirects=False,
+        ) as answer:
+            return answer.status
+
+    async def _delay(self, fault: f.Latency | f.LatencyAfter | None) -> None:
+        if fault is not None:
+            await self.pause((fault.ms + secrets.randbelow(fault.jitter_ms + 1)) / 1000)
+
+    async def _hang(self, request: web.Request, fault: f.Hang) -> web.Response:
+        while self.faults.holds(fault) and not self.closing.is_set() and _connected(request):
+            await self.pause(HANG_POLL_S)
+        return drop(request, "hung")
+
+    def _error(self, fault: f.ErrorAnswer) -> web.Response:
+        headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
+        if fault.body is not None or self.actor is None:
+            response = web.Response(status=fault.status, body=(fault.body or "").encode())
+            response.headers["Content-Type"] = fault.content_type
+        else:
+            response = self.actor.error(fault)
+        response.headers.update(headers)
+        return response
+
+
+def _down(outage: f.Outage) -> web.Response:
+    headers = {} if outage.retry_after_s is None else {"Retry-After": str(outage.retry_after_s)}
+    return web.Response(status=503, text=SERVER_IS_DOWN, content_type="text/html", headers=headers)
+
+
+def _connected(request: web.Request) -> bool:
+    return request.transport is not None and not request.transport.is_closing()
+
+
+def drop(request: web.Request, answered: str = "dropped") -> web.Response:
+    """Close the connection in good order, without an answer."""
+    _note(request, answered)
+    if request.transport is not None:
+        request.transport.close()
+    return web.Response()
+
+
+def reset(request: web.Request) -> web.Response:
+    """Break the connection: the client sees a reset."""
+    _note(request, "reset")
+    if request.transport is not None:
+        # With a linger time of zero the kernel sends RST instead of FIN.
+        if (sock := request.transport.get_extra_info("socket")) is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
+    return web.Response()
+
+
+def _note(request: web.Request, answered: str) -> None:
+    if (received := request.get(RECEIVED)) is not None:
+        received.answered = answered

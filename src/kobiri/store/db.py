@@ -1,0 +1,215 @@
+"""The pool, the transaction that carries the tenant, and the driver's errors as ours."""
+
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Self, TypeAlias
+
+import asyncpg
+import structlog
+
+from kobiri.domain.errors import Busy, DatabaseUnavailable
+from kobiri.domain.ids import TenantId, parse_id
+from kobiri.store.pool import Connection, NoneFree, Pool
+
+log = structlog.get_logger(__name__)
+
+Tx: TypeAlias = Connection  # the connection of one open transaction
+Record = asyncpg.Record
+UniqueViolation = asyncpg.UniqueViolationError
+
+LOCK_TIMEOUT_MS = 1_000
+STATEMENT_TIMEOUT_MS = 5_000
+# Who stands still in a transaction, or was cut off without the server's notice, must not keep its rows from others.
+IDLE_TIMEOUT_MS = 5_000
+POOL_WAIT_S = 2.0
+
+PLATFORM = TenantId("00000000-0000-7000-8000-000000000000")
+
+
+class DatabaseRefused(Exception):
+    """PostgreSQL refuses what an operator asks; the message is one sentence."""
+
+
+class LockTimeout(Exception):
+    """Another transaction holds the row; nothing was written."""
+
+
+class CommitUnknown(DatabaseUnavailable):
+    """The connection was lost during COMMIT: it may or may not have happened. Read before deciding."""
+
+
+# A connection that is gone, in all the shapes in which the driver reports it.
+CONNECTION_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InternalClientError,
+    ConnectionError,
+    OSError,
+    TimeoutError,
+)
+
+
+class Database:
+    """A pool of connections of the application's login, which has no right but to take a role."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, dsn: str, *, pool_size: int, statement_cache_size: int = 100) -> Self:
+        """Connect. Raises DatabaseUnavailable."""
+        pool = Pool(
+            dsn,
+            size=pool_size,
+            connect_within_s=POOL_WAIT_S * 2,
+            command_within_s=STATEMENT_TIMEOUT_MS / 1000 + 2,
+            statement_cache_size=statement_cache_size,
+        )
+        database = cls(pool)
+        async with database._transaction("SET LOCAL application_name = 'kobiri'"):
+            return database
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    def tenant_transaction(self, tenant_id: TenantId) -> AbstractAsyncContextManager[Tx]:
+        """A transaction behind the tenant's wall: as role kobiri_api, which sees this tenant's rows alone.
+
+        Raises Busy (no connection free in time), LockTimeout, DatabaseUnavailable, CommitUnknown.
+        """
+        canonical = parse_id(tenant_id)
+        assert canonical is not None, "the tenant id becomes SQL text"
+        return self._transaction(f"SET LOCAL ROLE kobiri_api; SET LOCAL app.tenant_id = '{canonical}'")
+
+    def gate_transaction(self) -> AbstractAsyncContextManager[Tx]:
+        """As role kobiri_api with no tenant set: sees no row, may call the definer functions of the API."""
+        return self._transaction("SET LOCAL ROLE kobiri_api")
+
+    def worker_transaction(self) -> AbstractAsyncContextManager[Tx]:
+        """As role kobiri_worker: no table at all, the worker's definer functions only."""
+        return self._transaction("SET LOCAL ROLE kobiri_worker")
+
+    def operator_transaction(self) -> AbstractAsyncContextManager[Tx]:
+        """As role kobiri_operator: sees all tenants. For the operator's own commands and pages."""
+        return self._transaction("SET LOCAL ROLE kobiri_operator")
+
+    def _transaction(self, settings: str) -> "_Transaction":
+        return _Transaction(self._pool, begin(settings))
+
+    async def is_ready(self, newest_revision: str) -> str | None:
+        """None when the database answers and is migrated, else one sentence that says what is wrong."""
+        try:
+            async with self.gate_transaction() as tx:
+                revision = await tx.fetchval("SELECT version_num FROM alembic_version")
+        except (DatabaseUnavailable, Busy):
+            return "the database does not answer"
+        except asyncpg.PostgresError:
+            return "the database is not migrated: run kobiri db migrate"
+        if revision != newest_revision:
+            return f"the database is at migration {revision}, this version needs {newest_revision}"
+        return None
+
+
+def begin(settings: str) -> str:
+    """The opening of a transaction, in one round trip of the simple protocol."""
+    return (
+        f"BEGIN; {settings}; SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; "
+        f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}; "
+        f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}"
+    )
+
+
+class _Transaction(AbstractAsyncContextManager[Tx]):
+    """A transaction on a borrowed connection. A class, because a generator costs twice as much on the payment path."""
+
+    __slots__ = ("_begin", "_connection", "_pool")
+
+    def __init__(self, pool: Pool, begin: str) -> None:
+        self._pool = pool
+        self._begin = begin
+        self._connection: Connection
+
+    async def __aenter__(self) -> Tx:
+        try:
+            self._connection = await self._pool.acquire(POOL_WAIT_S)
+        except NoneFree:
+            raise Busy("No database connection became free in time.", retry_after_s=1) from None
+        except Exception as error:
+            ours = _ours(error)
+            if ours is error:
+                raise
+            raise ours from error
+        try:
+            await self._connection.execute(self._begin)
+        except BaseException as error:
+            await self._abandon(error)
+            raise
+        return self._connection
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            await self._abandon(error)
+            return
+        try:
+            await self._connection.execute("COMMIT")
+        except CONNECTION_LOST as lost:
+            self._drop()
+            raise CommitUnknown(retry_after_s=1) from lost
+        except BaseException as refusal:
+            await self._abandon(refusal)
+            raise
+        self._pool.release(self._connection)
+
+    async def _abandon(self, error: BaseException) -> None:
+        """Give the connection back after an error; raises ours where it was the driver's."""
+        ours = _ours(error)
+        if isinstance(ours, DatabaseUnavailable) or not isinstance(ours, Exception):
+            self._drop()  # lost, or cancelled in the middle of a statement: nobody knows what it is at
+        else:
+            await _roll_back(self._connection)
+            self._pool.release(self._connection)
+        if ours is not error:
+            raise ours from error
+
+    def _drop(self) -> None:
+        self._connection.terminate()
+        self._pool.release(self._connection)
+
+
+async def _roll_back(connection: Tx) -> None:
+    """A refusal costs no connection."""
+    with suppress(*CONNECTION_LOST, asyncpg.PostgresError):
+        if connection.is_in_transaction():
+            await connection.execute("ROLLBACK")
+
+
+def _ours(error: BaseException) -> BaseException:
+    """The driver's errors as ours; a mistake in our SQL or arguments stays what it is."""
+    if isinstance(error, asyncpg.DataError | asyncpg.ClientConfigurationError):
+        return error
+    if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError):
+        return LockTimeout()
+    if isinstance(error, asyncpg.QueryCanceledError):
+        return Busy("The database took too long.", retry_after_s=1)
+    if isinstance(error, CONNECTION_LOST):
+        log.warning("database.unavailable", error=type(error).__name__)
+        return DatabaseUnavailable(retry_after_s=1)
+    return error
+
+
+# What an operator's command may meet beside ours: a wrong password, a missing right, a database without migrations.
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+NOT_MIGRATED = (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.InvalidParameterValueError)
+
+
+def refusal(error: Exception) -> str:
+    """A driver's error as one sentence for an operator."""
+    if not isinstance(error, asyncpg.PostgresError):
+        return f"The database cannot be used: {str(error) or type(error).__name__}."
+    said = f"PostgreSQL refuses: {str(error).splitlines()[0]}."
+    if isinstance(error, NOT_MIGRATED) or "set role" in said:
+        said += " The database is not migrated, or not for this login: run kobiri db migrate."
+    return said

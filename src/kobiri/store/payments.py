@@ -1,0 +1,365 @@
+"""Rows of `payments`: T1 (`insert_once`), T2 (`write`), claims, reads."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from kobiri.domain.errors import ReferenceInUse
+from kobiri.domain.ids import LeaseToken, PaymentId, ProviderReference, TenantId, new_id
+from kobiri.domain.money import Money
+from kobiri.domain.msisdn import Msisdn
+from kobiri.domain.payment import Change, EventDraft, Mode, Payment, Review, Status
+from kobiri.store.db import Record, Tx, UniqueViolation
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """An Idempotency-Key and the request that it stands for."""
+
+    key: str
+    method: str
+    path: str
+    fingerprint: bytes
+    life: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who causes a change, for the audit log."""
+
+    actor: str
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to call the provider about one payment until the lease ends."""
+
+    tenant_id: TenantId
+    payment_id: PaymentId
+    lease_token: LeaseToken
+
+
+# T1. No row comes back when the key is taken: this statement's snapshot cannot see a concurrent twin's row.
+INSERT_ONCE = """
+WITH claimed AS (
+    INSERT INTO idempotency_keys (tenant_id, mode, key, method, path, fingerprint, payment_id, expires_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, now() + $8::interval)
+    ON CONFLICT DO NOTHING
+    RETURNING payment_id
+), paid AS (
+    INSERT INTO payments (
+        tenant_id, id, mode, kind, status, amount_minor, currency, payer, network, provider, account_fingerprint,
+        provider_reference, reference, description, metadata, callback_url, attempt, send_before, expires_at,
+        next_run_at, lease_token)
+    SELECT $1, payment_id, $2, $9, 'PENDING', $10, $11, $12, $13, $14, $15, $16, $17, $18, $19::jsonb, $20,
+        $21, now() + $22::interval, now() + $23::interval, now() + $24::interval, $25
+    FROM claimed
+    RETURNING id, created_at
+), noted AS (
+    INSERT INTO events (tenant_id, id, mode, type, subject_id, actor, data, request_id)
+    SELECT $1, $26, $2, $27, id::text, $28, $29::jsonb, $30 FROM paid
+)
+SELECT created_at FROM paid
+"""
+
+
+async def insert_once(
+    tx: Tx,
+    payment: Payment,
+    use: KeyUse,
+    event: EventDraft,
+    author: Author,
+    *,
+    send_within: timedelta,
+    expires_after: timedelta,
+    first_run_in: timedelta,
+) -> datetime | None:
+    """Claim the key and insert the payment with its first event. Returns when (database clock), None: key taken.
+
+    The times of `payment` are not read: they are counted from the transaction's start by the database's clock.
+    Raises ReferenceInUse.
+    """
+    try:
+        created_at: datetime | None = await tx.fetchval(
+            INSERT_ONCE,
+            payment.tenant_id,
+            payment.mode,
+            use.key,
+            use.method,
+            use.path,
+            use.fingerprint,
+            payment.id,
+            use.life,
+            payment.kind,
+            payment.money.minor,
+            payment.money.currency,
+            payment.payer.digits,
+            payment.network,
+            payment.provider,
+            payment.account_fingerprint,
+            payment.provider_reference,
+            payment.reference,
+            payment.description,
+            json.dumps(payment.metadata) if payment.metadata else None,
+            payment.callback_url,
+            payment.attempt,
+            send_within,
+            expires_after,
+            first_run_in,
+            payment.lease_token,
+            new_id(),
+            event.type,
+            author.actor,
+            json.dumps(event.data),
+            author.request_id,
+        )
+    except UniqueViolation as error:
+        if error.constraint_name == "payments_reference":
+            raise ReferenceInUse(f"Another payment has the reference {payment.reference!r}.") from error
+        raise
+    return created_at
+
+
+NOBODY = LeaseToken("00000000-0000-0000-0000-000000000000")
+
+# T2. Fenced by `version`: when another writer came first, nothing at all is written. A claim does not raise the
+# version: who wrote without being the lease's holder ($9) leaves the schedule to its holder.
+WRITE = """
+WITH written AS (
+    UPDATE payments SET
+        status = $4, provider_transaction_id = $5, failure_code = $6, failure_provider_code = $7, review = $8,
+        version = version + 1, unsent = $10, checks = $11, not_founds = $12, first_not_found_at = $13,
+        accepted_at = $14, completed_at = $15,
+        next_run_at = CASE WHEN $18 OR ($16::timestamptz IS NOT NULL AND lease_token <> $9::uuid)
+            THEN next_run_at ELSE $16 END,
+        lease_token = CASE WHEN $18 OR ($16 IS NOT NULL AND lease_token <> $9)
+            THEN lease_token ELSE $17 END
+    WHERE tenant_id = $1 AND id = $2 AND version = $3
+    RETURNING id, mode, currency
+), noted AS (
+    INSERT INTO events (tenant_id, id, mode, type, subject_id, actor, data, request_id)
+    SELECT $1, e.id, w.mode, e.type, w.id::text, $19, e.data::jsonb, $20
+    FROM written w, unnest($21::uuid[], $22::text[], $23::text[]) AS e (id, type, data)
+), booked AS (
+    INSERT INTO ledger_entries (tenant_id, payment_id, reason, account, amount_minor, currency)
+    SELECT $1, w.id, $24, l.account, l.amount_minor, l.currency
+    FROM written w, unnest($25::text[], $26::bigint[], $27::text[]) AS l (account, amount_minor, currency)
+), answered AS (
+    UPDATE idempotency_keys k SET status_code = $30, response_body = $31
+    FROM written w WHERE k.tenant_id = $1 AND k.mode = $28 AND k.key = $29 AND k.payment_id = w.id
+)
+SELECT true FROM written
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the client is told, kept under its Idempotency-Key in the same commit."""
+
+    key: str
+    status_code: int
+    body: bytes
+
+
+async def write(tx: Tx, before: Payment, change: Change, author: Author, answer: Answer | None = None) -> bool:
+    """Write a change, its events, its ledger movement and the client's answer. False: `before` is out of date."""
+    after = change.after
+    postings = change.movement.postings if change.movement else ()
+    written = await tx.fetchval(
+        WRITE,
+        before.tenant_id,
+        before.id,
+        before.version,
+        after.status,
+        after.provider_transaction_id,
+        after.failure_code,
+        after.failure_provider_code,
+        after.review,
+        before.lease_token or NOBODY,
+        after.unsent,
+        after.checks,
+        after.not_founds,
+        after.first_not_found_at,
+        after.accepted_at,
+        after.completed_at,
+        after.next_run_at,
+        after.lease_token,
+        change.keeps_schedule,
+        author.actor,
+        author.request_id,
+        [new_id() for _ in change.events],
+        [event.type for event in change.events],
+        [json.dumps(event.data) for event in change.events],
+        change.movement.reason if change.movement else None,
+        [posting.account for posting in postings],
+        [posting.minor for posting in postings],
+        [posting.currency for posting in postings],
+        before.mode,
+        answer.key if answer else None,
+        answer.status_code if answer else None,
+        answer.body if answer else None,
+    )
+    return bool(written)
+
+
+# The commit that precedes a send. The lease is checked by the database's clock: who was paused may not send.
+BEGIN_ATTEMPT = """
+UPDATE payments
+SET attempt = attempt + 1, sent_before = sent_before OR (attempt > 0 AND NOT unsent), unsent = false,
+    version = version + 1, next_run_at = now() + $5::interval
+WHERE tenant_id = $1 AND id = $2 AND version = $3 AND lease_token = $4 AND next_run_at > now()
+RETURNING *, now() AS now
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A payment and the database's time at which it was read."""
+
+    payment: Payment
+    now: datetime
+
+
+async def begin_attempt(tx: Tx, payment: Payment, lease: timedelta) -> Read | None:
+    """Raise `attempt` and renew the lease. None: somebody else came first, or the lease ended."""
+    row = await tx.fetchrow(BEGIN_ATTEMPT, payment.tenant_id, payment.id, payment.version, payment.lease_token, lease)
+    return Read(payment_from(row), row["now"]) if row else None
+
+
+async def get(tx: Tx, tenant_id: TenantId, payment_id: PaymentId) -> Read | None:
+    """One payment, of any mode."""
+    row = await tx.fetchrow(
+        "SELECT *, clock_timestamp() AS now FROM payments WHERE tenant_id = $1 AND id = $2", tenant_id, payment_id
+    )
+    return Read(payment_from(row), row["now"]) if row else None
+
+
+async def get_by_reference(tx: Tx, tenant_id: TenantId, mode: Mode, reference: str) -> PaymentId | None:
+    """The payment that holds a merchant's reference now."""
+    found = await tx.fetchval(
+        "SELECT id FROM payments WHERE tenant_id = $1 AND mode = $2 AND reference = $3 AND status <> 'FAILED'",
+        tenant_id,
+        mode,
+        reference,
+    )
+    return PaymentId(str(found)) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a list shows. All given conditions must hold; times are a half-open span of creation."""
+
+    status: Status | None = None
+    provider: str | None = None
+    reference: str | None = None
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+
+
+LIST = """
+SELECT * FROM payments
+WHERE tenant_id = $1 AND mode = $2
+  AND ($3::uuid IS NULL OR id < $3)
+  AND ($4::text IS NULL OR status = $4)
+  AND ($5::text IS NULL OR provider = $5)
+  AND ($6::text IS NULL OR reference = $6)
+  AND ($7::timestamptz IS NULL OR created_at >= $7)
+  AND ($8::timestamptz IS NULL OR created_at < $8)
+ORDER BY id DESC LIMIT $9
+"""
+
+
+async def list_page(
+    tx: Tx, tenant_id: TenantId, mode: Mode, wanted: Filter, before_id: PaymentId | None, limit: int
+) -> list[Payment]:
+    """Newest first: ids are UUIDv7, so their order is that of creation."""
+    rows = await tx.fetch(
+        LIST,
+        tenant_id,
+        mode,
+        before_id,
+        wanted.status,
+        wanted.provider,
+        wanted.reference,
+        wanted.created_from,
+        wanted.created_before,
+        limit,
+    )
+    return [payment_from(row) for row in rows]
+
+
+async def claim(tx: Tx, limit: int, lease_s: float) -> list[Claim]:
+    """Take due payments of any tenant. Needs a worker's transaction."""
+    rows = await tx.fetch("SELECT * FROM claim_payments($1, $2)", limit, lease_s)
+    return [Claim(TenantId(str(t)), PaymentId(str(p)), LeaseToken(str(token))) for t, p, token in rows]
+
+
+async def match_callback(tx: Tx, provider: str, reference: ProviderReference) -> tuple[TenantId, PaymentId] | None:
+    """Whose payment a provider's callback speaks of. Needs a gate transaction."""
+    row = await tx.fetchrow("SELECT tenant_id, payment_id FROM match_callback($1, $2)", provider, reference)
+    return (TenantId(str(row["tenant_id"])), PaymentId(str(row["payment_id"]))) if row else None
+
+
+# A hint makes the next check due now: not while a lease is held, and once in five seconds.
+HINT = """
+UPDATE payments SET next_run_at = now(), hinted_at = now()
+WHERE tenant_id = $1 AND id = $2 AND next_run_at > now()
+  AND lease_token IS NULL
+  AND (hinted_at IS NULL OR hinted_at < now() - interval '5 seconds')
+"""
+
+
+async def hint(tx: Tx, tenant_id: TenantId, payment_id: PaymentId) -> None:
+    """Somebody unknown says that something happened: look soon."""
+    await tx.execute(HINT, tenant_id, payment_id)
+
+
+async def release(tx: Tx, claim: Claim) -> None:
+    """Give back a lease of which no use was made."""
+    await tx.execute(
+        "UPDATE payments SET lease_token = NULL, next_run_at = now()"
+        " WHERE tenant_id = $1 AND id = $2 AND lease_token = $3",
+        claim.tenant_id,
+        claim.payment_id,
+        claim.lease_token,
+    )
+
+
+def payment_from(row: Record) -> Payment:
+    """A row of `payments` as the value that the domain decides upon."""
+    return Payment(
+        id=PaymentId(str(row["id"])),
+        tenant_id=TenantId(str(row["tenant_id"])),
+        mode=row["mode"],
+        kind=row["kind"],
+        status=Status(row["status"]),
+        money=Money(row["amount_minor"], row["currency"]),
+        payer=Msisdn(row["payer"]),
+        network=row["network"],
+        provider=row["provider"],
+        account_fingerprint=row["account_fingerprint"],
+        provider_reference=ProviderReference(str(row["provider_reference"])),
+        send_before=row["send_before"],
+        expires_at=row["expires_at"],
+        created_at=row["created_at"],
+        reference=row["reference"],
+        description=row["description"],
+        metadata=json.loads(row["metadata"]) if row["metadata"] else None,
+        callback_url=row["callback_url"],
+        provider_transaction_id=row["provider_transaction_id"],
+        failure_code=row["failure_code"],
+        failure_provider_code=row["failure_provider_code"],
+        review=Review(row["review"]) if row["review"] else None,
+        version=row["version"],
+        attempt=row["attempt"],
+        unsent=row["unsent"],
+        sent_before=row["sent_before"],
+        checks=row["checks"],
+        not_founds=row["not_founds"],
+        first_not_found_at=row["first_not_found_at"],
+        accepted_at=row["accepted_at"],
+        completed_at=row["completed_at"],
+        next_run_at=row["next_run_at"],
+        lease_token=LeaseToken(str(row["lease_token"])) if row["lease_token"] else None,
+    )

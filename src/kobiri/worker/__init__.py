@@ -1,0 +1,1 @@
+"""The process that resumes what is due and keeps the house clean."""

@@ -1,0 +1,29 @@
+"""Every task of the worker on one screen."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from kobiri.services import housekeeping
+from kobiri.services.gateway import Gateway
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Work that is done again and again: at once while there is more, else every `every_s` seconds.
+
+    `run` returns how much it did.
+    """
+
+    name: str
+    every_s: float
+    run: Callable[[], Awaitable[int]]
+
+
+def periodic(gateway: Gateway, callback_retention: timedelta) -> tuple[Task, ...]:
+    """What is done by the clock. Payments that are due are claimed by the loop itself."""
+    return (
+        Task("seal_events", 0.5, lambda: housekeeping.seal_events(gateway.db)),
+        Task("purge_idempotency_keys", 3600, lambda: housekeeping.purge_idempotency_keys(gateway.db)),
+        Task("purge_callbacks", 3600, lambda: housekeeping.purge_callbacks(gateway.db, callback_retention)),
+    )

@@ -1,0 +1,422 @@
+"""Callbacks in, through the door: who is believed, who is a hint, who is refused; nobody charges or fills a disk."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from kobiri.domain.ids import new_provider_reference
+from kobiri.services import callbacks as service
+from kobiri.services import checking, housekeeping
+from kobiri.store import callbacks as store
+from tests.api.steps import (
+    CALLBACKS,
+    SECRET,
+    callback,
+    charged,
+    check,
+    eventually,
+    gateway,
+    history,
+    ledger,
+    post_callback,
+    problem,
+    read,
+    signature,
+    until,
+    work,
+)
+from tests.conftest import Api, ApiFactory, Simulator
+
+OLD_SECRET = "the secret of last year, still good during the rotation"
+SETTLED = {"provider:mtn": 1_000, "merchant_available": -1_000}
+
+
+@pytest.fixture
+async def signed(make_api: ApiFactory) -> Api:
+    """MTN's callbacks are signed here; two secrets are good."""
+    return await make_api(mtn_webhook_secret=SECRET, mtn_webhook_secret_previous=OLD_SECRET)
+
+
+async def unpaid(api: Api, simulator: Simulator) -> dict[str, Any]:
+    """A payment that nobody approves, so that only callbacks move it."""
+    await simulator.fault(kind="payer", decision="ignore", times=1)
+    answer = await api.pay()
+    assert answer.status_code == 201, answer.text
+    payment: dict[str, Any] = answer.json()
+    return payment
+
+
+async def kept(api: Api) -> dict[str, int]:
+    rows = await api.database.fetch("SELECT verdict, sum(times)::bigint AS n FROM callbacks GROUP BY verdict")
+    return {row["verdict"]: row["n"] for row in rows}
+
+
+async def row(api: Api, payment: dict[str, Any]) -> dict[str, Any]:
+    return dict((await api.database.fetch("SELECT * FROM payments WHERE id = $1", payment["id"]))[0])
+
+
+# --- believed -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("secret", [SECRET, OLD_SECRET], ids=["current", "previous"])
+async def test_a_signed_success_settles_at_once(signed: Api, simulator: Simulator, method: str, secret: str) -> None:
+    payment = await unpaid(signed, simulator)
+    asked = len(await simulator.requests())
+    body = callback(payment)
+    answer = await post_callback(signed, body, secret=secret, method=method)
+    assert answer.status_code == 200
+    done = await read(signed, payment["id"])
+    assert (done["status"], done["provider_transaction_id"]) == ("SUCCESSFUL", "4711")
+    assert await ledger(signed, payment["id"]) == SETTLED
+    assert len(await simulator.requests()) == asked
+    found = await signed.database.fetch("SELECT verdict, body, payment_id::text FROM callbacks")
+    assert [tuple(one) for one in found] == [("applied", body, payment["id"])]
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {"payer": "260961234567"},
+    {"payer": "+260961234567"},
+    {"amount": 10},
+    {"amount": 10.00},
+    {"amount": "10"},
+    {"amount": "10.0000"},
+    {"financialTransactionId": 4711},
+    {"financialTransactionId": None},
+    {"payerMessage": "Paid\u2019s ok", "unknown": {"deep": [1]}},
+]
+
+
+async def test_the_shapes_that_mtn_may_use_are_read(signed: Api, simulator: Simulator) -> None:
+    for change in VARIANTS:
+        payment = await unpaid(signed, simulator)
+        await post_callback(signed, callback(payment, **change))
+        assert (await read(signed, payment["id"]))["status"] == "SUCCESSFUL", change
+
+
+@pytest.mark.parametrize("reason", ["APPROVAL_REJECTED", {"code": "APPROVAL_REJECTED", "message": "no"}])
+async def test_a_signed_failure_ends_it(signed: Api, simulator: Simulator, reason: object) -> None:
+    payment = await unpaid(signed, simulator)
+    await post_callback(signed, callback(payment, status="FAILED", reason=reason))
+    done = await read(signed, payment["id"])
+    assert (done["status"], done["failure"]["code"]) == ("FAILED", "payer_declined")
+
+
+async def test_replayed_it_has_no_second_effect(signed: Api, simulator: Simulator) -> None:
+    payment = await unpaid(signed, simulator)
+    for _ in range(5):
+        assert (await post_callback(signed, callback(payment))).status_code == 200
+    assert (await history(signed, payment["id"])).count("payment.succeeded") == 1
+    assert await ledger(signed, payment["id"]) == SETTLED
+    assert await kept(signed) == {"applied": 5}
+    assert await signed.database.value("SELECT count(*) FROM callbacks") == 1
+
+
+async def test_many_at_once_settle_once(signed: Api, simulator: Simulator) -> None:
+    payment = await unpaid(signed, simulator)
+    bodies = [callback(payment, payerMessage=str(n)) for n in range(10)]
+    answers = await asyncio.gather(*(post_callback(signed, body) for body in bodies))
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert (await history(signed, payment["id"])).count("payment.succeeded") == 1
+    assert await ledger(signed, payment["id"]) == SETTLED
+
+
+@pytest.mark.parametrize("stale", [{"status": "PENDING"}, {"status": "CREATED"}])
+async def test_a_stale_word_after_the_final_one_changes_nothing(
+    signed: Api, simulator: Simulator, stale: dict[str, Any]
+) -> None:
+    payment = await unpaid(signed, simulator)
+    await post_callback(signed, callback(payment))
+    before = await row(signed, payment)
+    assert (await post_callback(signed, callback(payment, **stale))).status_code == 200
+    assert await row(signed, payment) == before
+
+
+async def test_failed_after_success_is_a_contradiction(signed: Api, simulator: Simulator) -> None:
+    payment = await unpaid(signed, simulator)
+    await post_callback(signed, callback(payment))
+    for _ in range(2):
+        await post_callback(signed, callback(payment, status="FAILED", reason="EXPIRED"))
+    after = await read(signed, payment["id"])
+    assert (after["status"], after["review"]) == ("SUCCESSFUL", "contradicted")
+    assert (await history(signed, payment["id"])).count("payment.contradicted") == 1
+    assert await ledger(signed, payment["id"]) == SETTLED
+
+
+async def test_success_after_failure_goes_to_suspense(signed: Api, simulator: Simulator) -> None:
+    payment = await unpaid(signed, simulator)
+    await post_callback(signed, callback(payment, status="FAILED", reason="EXPIRED"))
+    for _ in range(2):
+        await post_callback(signed, callback(payment))
+    after = await read(signed, payment["id"])
+    assert (after["status"], after["review"]) == ("FAILED", "contradicted")
+    assert (await history(signed, payment["id"])).count("payment.contradicted") == 1
+    assert await ledger(signed, payment["id"]) == {"provider:mtn": 1_000, "suspense": -1_000}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"amount": "9.99"}, {"amount": "1000"}, {"currency": "KES"}, {"payer": "260961234568"}], ids=str
+)
+async def test_a_signed_success_that_is_not_ours_is_not_settled(
+    signed: Api, simulator: Simulator, wrong: dict[str, Any]
+) -> None:
+    payment = await unpaid(signed, simulator)
+    for _ in range(2):
+        assert (await post_callback(signed, callback(payment, **wrong))).status_code == 200
+    held = await read(signed, payment["id"])
+    assert (held["status"], held["review"]) == ("PENDING", "mismatched")
+    assert (await history(signed, payment["id"])).count("payment.mismatched") == 1
+    assert await ledger(signed, payment["id"]) == {}
+
+
+async def test_a_callback_that_overtakes_the_answer_is_not_overwritten(signed: Api, simulator: Simulator) -> None:
+    await signed.pay()
+    await simulator.fault(kind="payer", decision="ignore")
+    await simulator.fault(kind="latency_after", operation="create", ms=700)
+    running = asyncio.create_task(signed.pay("k"))
+    found = await eventually(lambda: signed.database.fetch("SELECT id::text FROM payments WHERE accepted_at IS NULL"))
+    payment = await read(signed, found[0]["id"])
+    await post_callback(signed, callback(payment))
+    assert not running.done()
+    answer = await running
+    assert (answer.status_code, answer.json()["status"]) == (201, "SUCCESSFUL")
+    assert answer.json() == await read(signed, payment["id"])
+    assert (await signed.pay("k")).content == answer.content
+    assert await history(signed, payment["id"]) == ["payment.created", "payment.succeeded"]
+
+
+# --- a hint ---------------------------------------------------------------------------------------------------------
+
+
+async def test_unsigned_it_makes_us_ask_now_and_moves_nothing(api: Api, simulator: Simulator) -> None:
+    payment = await unpaid(api, simulator)
+    await post_callback(api, callback(payment), secret=None)
+    assert (await read(api, payment["id"]))["status"] == "PENDING"
+    assert await work(api) == 1  # due now
+    assert (await read(api, payment["id"]))["status"] == "PENDING"  # the provider knows of no success
+    assert await kept(api) == {"hint": 1}
+    assert await ledger(api, payment["id"]) == {}
+
+
+async def test_hints_count_once_in_five_seconds(api: Api, simulator: Simulator) -> None:
+    payment = await unpaid(api, simulator)
+    await post_callback(api, callback(payment), secret=None)
+    assert await work(api) == 1
+    await post_callback(api, callback(payment), secret=None)
+    assert await work(api) == 0
+    await api.database.fetch("UPDATE payments SET hinted_at = hinted_at - interval '6 seconds'")
+    await post_callback(api, callback(payment), secret=None)
+    assert await work(api) == 1
+
+
+async def test_a_hint_does_not_cut_a_lease(api: Api, simulator: Simulator) -> None:
+    payment = await unpaid(api, simulator)
+    await api.database.fetch("UPDATE payments SET next_run_at = now() - interval '1 second'")
+    (claim,) = await checking.claim_due(gateway(api), 10)
+    held = await row(api, payment)
+    await post_callback(api, callback(payment), secret=None)
+    assert await row(api, payment) == held
+    assert await work(api) == 0
+    await checking.resume(gateway(api), claim)
+
+
+async def test_a_hint_with_a_signed_body_that_is_not_whole(signed: Api, simulator: Simulator) -> None:
+    for missing in ({"amount": None}, {"payer": None}, {"currency": None}, {"amount": "a lot"}):
+        payment = await unpaid(signed, simulator)
+        assert (await post_callback(signed, callback(payment, **missing))).status_code == 200
+        assert (await read(signed, payment["id"]))["status"] == "PENDING", missing
+        assert await work(signed) == 1
+    assert await kept(signed) == {"hint": 4}
+
+
+async def test_unsigned_ones_that_lie_do_no_harm(api: Api, simulator: Simulator) -> None:
+    payment = (await api.pay()).json()
+    await charged(simulator, payment["provider_reference"])
+    for lie in ({"status": "FAILED", "reason": "EXPIRED"}, {"amount": "999"}, {"payer": "260961234568"}):
+        await post_callback(api, callback(payment, **lie), secret=None)
+    await until(api, payment["id"], "SUCCESSFUL")
+    for lie in ({"status": "FAILED", "reason": "EXPIRED"}, {"status": "PENDING"}):
+        await post_callback(api, callback(payment, **lie), secret=None)
+    await check(api)
+    after = await read(api, payment["id"])
+    assert (after["status"], after["review"]) == ("SUCCESSFUL", None)
+    assert await ledger(api, payment["id"]) == SETTLED
+
+
+# --- refused --------------------------------------------------------------------------------------------------------
+
+
+def bad_signatures(body: bytes) -> dict[str, list[tuple[bytes, bytes]]]:
+    good = hmac.digest(SECRET.encode(), body, hashlib.sha256).hex()
+    name = b"x-signature-256"
+
+    def one(text: str) -> list[tuple[bytes, bytes]]:
+        return [(name, text.encode("latin-1"))]
+
+    return {
+        "missing": [],
+        "empty": one(""),
+        "of another secret": one(signature(body, "another")["x-signature-256"]),
+        "of an empty secret": one("sha256=" + hmac.digest(b"", body, hashlib.sha256).hex()),
+        "of another body": one(signature(body + b" ")["x-signature-256"]),
+        "two good ones": one(f"sha256={good}") * 2,
+        "good and bad": one(f"sha256={good}") + one("sha256=" + "0" * 64),
+        "two in one": one(f"sha256={good}, sha256={good}"),
+        "upper case": one(f"sha256={good.upper()}"),
+        "upper case name": one(f"SHA256={good}"),
+        "other algorithm": one(f"sha512={good}"),
+        "too short": one(f"sha256={good[:-1]}"),
+        "too long": one(f"sha256={good}0"),
+        "spaces inside": one(f"sha256={good[:32]} {good[32:]}"),
+        "not ascii": one(f"sha256={good[:-1]}\xe9"),
+        "base64": one("sha256=" + hmac.digest(SECRET.encode(), body, hashlib.sha256).hex()[:44]),
+    }
+
+
+async def test_a_wrong_signature_is_refused_whatever_it_is(signed: Api, simulator: Simulator) -> None:
+    payment = await unpaid(signed, simulator)
+    body = callback(payment)
+    before = await row(signed, payment)
+    for name, headers in bad_signatures(body).items():
+        answer = await signed.client.post(CALLBACKS, content=body, headers=headers)
+        assert answer.status_code == 401, name
+        problem(answer, 401, "unauthenticated")
+    assert await row(signed, payment) == before
+    assert await work(signed) == 0
+
+
+async def test_the_refused_are_counted_and_one_a_second_is_kept(
+    signed: Api, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payment = await unpaid(signed, simulator)
+    monkeypatch.setattr(service, "REFUSED_KEPT_EVERY_S", 3_600.0)
+    for n in range(20):
+        await post_callback(signed, callback(payment, n=n), secret="forged")
+    assert await kept(signed) == {"refused": 1}
+    monkeypatch.setattr(service, "REFUSED_KEPT_EVERY_S", 0.0)
+    await post_callback(signed, callback(payment, n=99), secret="forged")
+    assert await kept(signed) == {"refused": 21}
+    owner = await signed.database.fetch("SELECT DISTINCT tenant_id::text, payment_id FROM callbacks")
+    assert [tuple(one) for one in owner] == [("00000000-0000-7000-8000-000000000000", None)]
+
+
+async def test_strangers_fill_no_disk(api: Api, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "REFUSED_KEPT_EVERY_S", 0.0)
+    monkeypatch.setattr(store, "KEPT_WITHOUT_PAYMENT", 5)
+    monkeypatch.setattr(store, "KEPT_PER_PAYMENT", 3)
+    payment = await unpaid(api, simulator)
+    for n in range(12):
+        unknown = {"provider_reference": new_provider_reference()}
+        assert (await post_callback(api, callback(payment | unknown), secret=None)).status_code == 200
+        assert (await post_callback(api, b"junk %d" % n, secret=None)).status_code == 422
+        assert (await post_callback(api, callback(payment, n=n), secret=None)).status_code == 200
+    found = await api.database.fetch("SELECT verdict, count(*) AS n FROM callbacks GROUP BY verdict")
+    assert {one["verdict"]: one["n"] for one in found} == {"unmatched": 5, "refused": 5, "hint": 3}
+
+
+async def test_of_an_unknown_reference_nothing_is_learned(api: Api, simulator: Simulator) -> None:
+    payment = await unpaid(api, simulator)
+    known = await post_callback(api, callback(payment), secret=None)
+    unknown = await post_callback(
+        api, callback(payment | {"provider_reference": new_provider_reference()}), secret=None
+    )
+    assert (known.status_code, known.content) == (unknown.status_code, unknown.content) == (200, known.content)
+    own = {"x-request-id"}
+    assert {k: v for k, v in known.headers.items() if k not in own} == {
+        k: v for k, v in unknown.headers.items() if k not in own
+    }
+
+
+JUNK: list[tuple[bytes, int]] = [
+    (b"", 422),
+    (b"{", 422),
+    (b"[]", 422),
+    (b"null", 422),
+    (b"{}", 422),
+    (b'{"externalId": 7, "status": "SUCCESSFUL"}', 422),
+    (b'{"externalId": "order-7", "status": "SUCCESSFUL"}', 422),
+    (b'{"externalId": "01935a1e-0000-4000-8000-000000000000", "status": "WON"}', 422),
+    (b'{"status": "SUCCESSFUL", "status": "FAILED", "externalId": "01935a1e-0000-4000-8000-000000000000"}', 422),
+    (b'{"externalId": "01935a1e-0000-4000-8000-000000000000", "status": "SUCCESSFUL", "amount": NaN}', 422),
+    (b"\xff\xfe{}", 422),
+    (b"[" * 60_000, 422),
+    (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, 422),
+    (b'{"externalId": "\\ud800"}', 422),
+    (b"x" * 65_537, 413),
+]
+
+
+async def test_what_is_no_callback_is_refused(signed: Api) -> None:
+    for body, status in JUNK:
+        answer = await post_callback(signed, body)
+        problem(answer, status, "unprocessable" if status == 422 else "body_too_large")
+
+
+async def test_other_providers_and_methods_have_no_door(api: Api) -> None:
+    problem(await api.client.post("/api/v1/webhooks/airtel", content=b"{}"), 404, "not_found")
+    answer = await api.client.delete(CALLBACKS)
+    problem(answer, 405, "method_not_allowed")
+    assert {"POST", "PUT"} <= set(answer.headers["allow"].split(", "))
+
+
+# --- throttle -------------------------------------------------------------------------------------------------------
+
+
+async def test_good_callbacks_are_not_throttled_and_bad_ones_are(make_api: ApiFactory, simulator: Simulator) -> None:
+    api = await make_api(throttle_limit=5, mtn_webhook_secret=SECRET)
+    payment = await unpaid(api, simulator)
+    for n in range(15):
+        assert (await post_callback(api, callback(payment, status="PENDING", n=n))).status_code == 200
+    answers = [await post_callback(api, callback(payment), secret="forged") for _ in range(10)]
+    assert [answer.status_code for answer in answers] == [401] * 5 + [429] * 5
+    assert int(answers[-1].headers["retry-after"]) >= 1
+
+
+# --- their health ---------------------------------------------------------------------------------------------------
+
+
+async def status(api: Api, key: str | None = None) -> httpx.Response:
+    return await api.client.get(f"{CALLBACKS}/status", headers={"x-api-key": key or api.key})
+
+
+async def test_the_tenant_sees_how_its_callbacks_arrive(signed: Api, simulator: Simulator) -> None:
+    fresh = (await status(signed)).json()
+    assert (fresh["provider"], fresh["signed"], fresh["last_received_at"]) == ("mtn", True, None)
+    payment = await unpaid(signed, simulator)
+    await post_callback(signed, callback(payment, amount=None))
+    await post_callback(signed, callback(payment))
+    await post_callback(signed, callback(payment))
+    await post_callback(signed, callback(payment), secret="forged")
+    seen = (await status(signed)).json()
+    assert (seen["applied_24h"], seen["hints_24h"]) == (2, 1)
+    assert seen["last_received_at"].endswith("Z")
+    other = (await status(signed, await signed.tenant("other"))).json()
+    assert (other["applied_24h"], other["hints_24h"], other["last_received_at"]) == (0, 0, None)
+    await signed.database.fetch("UPDATE callbacks SET last_received_at = now() - interval '25 hours'")
+    assert (await status(signed)).json()["applied_24h"] == 0
+
+
+async def test_old_callbacks_are_deleted(signed: Api, simulator: Simulator) -> None:
+    payment = await unpaid(signed, simulator)
+    await post_callback(signed, callback(payment))
+    db = gateway(signed).db
+    assert await housekeeping.purge_callbacks(db, timedelta(days=90)) == 0
+    await signed.database.fetch("UPDATE callbacks SET last_received_at = now() - interval '91 days'")
+    assert await housekeeping.purge_callbacks(db, timedelta(days=90)) == 1
+
+
+async def test_headers_are_kept_without_secrets(signed: Api, simulator: Simulator) -> None:
+    payment = await unpaid(signed, simulator)
+    body = callback(payment)
+    await signed.client.post(
+        CALLBACKS, content=body, headers=signature(body) | {"cookie": "c", "user-agent": "x" * 900}
+    )
+    headers = json.loads(await signed.database.value("SELECT headers::text FROM callbacks"))
+    assert sorted(headers) == ["user-agent", "x-signature-256"]
+    assert headers["user-agent"] == "x" * 500

@@ -1,0 +1,150 @@
+"""Claims: due work is taken once, of all tenants, without looking at what is not due."""
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+
+from kobiri.store import payments
+from kobiri.store.db import Database
+from kobiri.store.payments import Claim
+from tests.conftest import TestDatabase
+from tests.store.builders import MINUTE, get, insert, make_payment, make_tenant
+
+DUE = -MINUTE
+
+
+async def claim(db: Database, limit: int = 100, lease_s: float = 60) -> list[Claim]:
+    async with db.worker_transaction() as tx:
+        return await payments.claim(tx, limit, lease_s)
+
+
+async def test_due_payments_of_all_tenants_are_claimed_and_no_others(db: Database) -> None:
+    due = [await insert(db, make_payment(await make_tenant(db), lease_token=None), first_run_in=DUE) for _ in range(3)]
+    await insert(db, make_payment(await make_tenant(db), lease_token=None), first_run_in=MINUTE)
+
+    claims = await claim(db)
+
+    assert {(c.tenant_id, c.payment_id) for c in claims} == {(p.tenant_id, p.id) for p in due}
+    assert len({c.lease_token for c in claims}) == 3
+    for c, p in zip(sorted(claims, key=lambda c: c.payment_id), due, strict=True):
+        read = await get(db, p)
+        assert read.payment.lease_token == c.lease_token
+        assert read.payment.next_run_at is not None
+        assert timedelta(seconds=50) < read.payment.next_run_at - read.now <= MINUTE
+        assert read.payment.version == p.version
+    assert await claim(db) == []
+
+
+async def test_the_longest_overdue_are_claimed_first(db: Database) -> None:
+    tenant_id = await make_tenant(db)
+    overdue = [
+        await insert(db, make_payment(tenant_id, lease_token=None), first_run_in=timedelta(seconds=-seconds))
+        for seconds in (10, 30, 20)
+    ]
+    order = [(await claim(db, limit=1))[0].payment_id for _ in range(3)]
+    assert order == [overdue[1].id, overdue[2].id, overdue[0].id]
+
+
+async def test_an_ended_lease_is_due_again_under_another_token(db: Database, database: TestDatabase) -> None:
+    payment = await insert(db, make_payment(await make_tenant(db), lease_token=None), first_run_in=DUE)
+    [first] = await claim(db)
+    assert await claim(db) == []
+    await database.fetch("UPDATE payments SET next_run_at = now() - interval '1 ms'")
+
+    [second] = await claim(db)
+
+    assert second.payment_id == payment.id
+    assert second.lease_token != first.lease_token
+
+
+async def test_a_claimer_passes_over_what_another_one_is_taking(db: Database) -> None:
+    """Without waiting: SKIP LOCKED."""
+    tenant_id = await make_tenant(db)
+    for _ in range(4):
+        await insert(db, make_payment(tenant_id, lease_token=None), first_run_in=DUE)
+    async with db.worker_transaction() as first:
+        taken = await payments.claim(first, 2, 60)
+        async with db.worker_transaction() as second:
+            others = await payments.claim(second, 100, 60)
+    assert len(taken) == len(others) == 2
+    assert not {c.payment_id for c in taken} & {c.payment_id for c in others}
+
+
+async def test_many_claimers_never_take_a_payment_twice(db: Database, database: TestDatabase) -> None:
+    tenant_id = await make_tenant(db)
+    await many(database, tenant_id, count=600, due_in="-1 minute")
+
+    async def work() -> list[str]:
+        mine: list[str] = []
+        while taken := await claim(db, limit=7):
+            mine += [c.payment_id for c in taken]
+        return mine
+
+    shares = await asyncio.gather(*(work() for _ in range(6)))
+    taken = [payment_id for share in shares for payment_id in share]
+    assert len(taken) == len(set(taken)) == 600
+
+
+async def test_final_payments_are_never_claimed(db: Database, database: TestDatabase) -> None:
+    await insert(db, make_payment(await make_tenant(db), lease_token=None), first_run_in=DUE)
+    await database.fetch("UPDATE payments SET status = 'SUCCESSFUL', next_run_at = NULL")
+    assert await claim(db) == []
+
+
+async def test_ten_due_among_200_000_waiting_are_found_by_the_index(db: Database, database: TestDatabase) -> None:
+    tenant_id = await make_tenant(db)
+    await database.fetch("DROP INDEX payments_reference")  # neither has a part in this, and both take their time
+    await database.fetch("DROP INDEX payments_provider_reference")
+    await many(database, tenant_id, count=200_000, due_in="1 hour")
+    await many(database, tenant_id, count=10, due_in="-1 minute")
+    for statistics in ("none", "fresh"):
+        if statistics == "fresh":
+            await database.fetch("ANALYZE payments")
+        plan = await explain_claim(database)
+        nodes = list(walk(plan["Plan"]))
+        # A thousandth of the table's pages: an index that must pass over what waits would read it all.
+        assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 500, nodes
+        assert "payments_due" in {node.get("Index Name") for node in nodes}, nodes
+        assert not [node for node in nodes if node["Node Type"] == "Seq Scan"], nodes
+    assert len(await claim(db)) == 10
+
+
+async def many(database: TestDatabase, tenant_id: str, *, count: int, due_in: str) -> None:
+    """Payments that nobody holds, put in by the superuser."""
+    await database.fetch(
+        f"""
+        INSERT INTO payments (tenant_id, id, mode, kind, status, amount_minor, currency, payer, network, provider,
+            account_fingerprint, provider_reference, attempt, send_before, expires_at, next_run_at)
+        SELECT $1, ('{2 if due_in.startswith("-") else 1}' || lpad(n::text, 31, '0'))::uuid, 'test', 'collection',
+            'PENDING', 100, 'ZMW', '260961234567', 'mtn', 'mtn', 'x', gen_random_uuid(), 1, now(), now(),
+            now() + interval '{due_in}' + n * interval '1 ms'
+        FROM generate_series(1, {count}) n
+        """,
+        tenant_id,
+    )
+
+
+async def explain_claim(database: TestDatabase) -> dict[str, Any]:
+    """The plan of the function's own statement, run as its owner and taken back."""
+    connection = await asyncpg.connect(database.owner_dsn, server_settings={"jit": "off"})
+    try:
+        source = await connection.fetchval("SELECT prosrc FROM pg_proc WHERE proname = 'claim_payments'")
+        statement = source.replace("p_limit", "50").replace("p_lease_s", "60.0")
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SET LOCAL ROLE kobiri_claimer")
+        text = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
+        await transaction.rollback()
+    finally:
+        await connection.close()
+    plan: dict[str, Any] = json.loads(text)[0]
+    return plan
+
+
+def walk(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """A plan's nodes without what they contain."""
+    below = [inner for child in node.get("Plans", ()) for inner in walk(child)]
+    return [{name: node.get(name) for name in ("Node Type", "Index Name", "Actual Rows")}, *below]

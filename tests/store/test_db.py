@@ -1,0 +1,238 @@
+"""The pool: what PostgreSQL and the network do to it, told in our words."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from kobiri import embedded
+from kobiri.domain.errors import Busy, DatabaseUnavailable
+from kobiri.store import db as store_db
+from kobiri.store.db import PLATFORM, CommitUnknown, Database, LockTimeout
+from kobiri.store.migrations import run as migrations
+from tests.conftest import TestDatabase
+from tests.store.builders import get, insert, lock_awaited, make_payment, make_tenant
+
+
+@pytest.fixture
+async def single(database: TestDatabase) -> AsyncIterator[Database]:
+    """A pool of one connection: what one use leaves behind, the next one meets."""
+    opened = await Database.open(database.dsn, pool_size=1)
+    yield opened
+    await opened.close()
+
+
+async def kill_backends(database: TestDatabase) -> None:
+    """End the server's side of all connections of the application."""
+    await database.fetch(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'kobiri'"
+    )
+
+
+async def usable(db: Database) -> None:
+    async with db.gate_transaction() as tx:
+        assert await tx.fetchval("SELECT 1") == 1
+
+
+async def test_a_commit_is_kept_and_an_error_takes_all_back(db: Database) -> None:
+    tenant_id = await make_tenant(db)
+    payment = await insert(db, make_payment(tenant_id))
+
+    async def fail() -> None:
+        async with db.tenant_transaction(tenant_id) as tx:
+            await tx.execute("UPDATE payments SET version = 99")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert (await get(db, payment)).payment.version == payment.version
+
+
+async def test_who_waits_too_long_for_a_row_is_told_so(db: Database) -> None:
+    tenant_id = await make_tenant(db)
+    await insert(db, make_payment(tenant_id))
+    async with db.tenant_transaction(tenant_id) as tx:
+        await tx.execute("UPDATE payments SET version = 2")
+        with pytest.raises(LockTimeout):
+            async with db.tenant_transaction(tenant_id) as second:
+                await second.execute("UPDATE payments SET version = 3")
+    await usable(db)
+
+
+async def test_a_deadlock_is_told_as_a_lock_that_was_not_to_be_had(
+    db: Database, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_db, "LOCK_TIMEOUT_MS", 60_000)  # PostgreSQL looks for deadlocks after one second
+    tenant_id = await make_tenant(db)
+    pair = [await insert(db, make_payment(tenant_id)) for _ in range(2)]
+    holding = [asyncio.Event(), asyncio.Event()]
+
+    async def cross(first: int) -> None:
+        async with db.tenant_transaction(tenant_id) as tx:
+            await tx.execute("UPDATE payments SET checks = checks + 1 WHERE id = $1", pair[first].id)
+            holding[first].set()
+            await holding[1 - first].wait()
+            await tx.execute("UPDATE payments SET checks = checks + 1 WHERE id = $1", pair[1 - first].id)
+
+    outcomes = await asyncio.gather(cross(0), cross(1), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes if outcome] == [LockTimeout]
+
+
+async def test_a_statement_that_takes_too_long_is_busy(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_db, "STATEMENT_TIMEOUT_MS", 50)
+    with pytest.raises(Busy):
+        async with db.gate_transaction() as tx:
+            await tx.execute("SELECT pg_sleep(30)")
+    await usable(db)
+
+
+async def test_an_exhausted_pool_is_busy_after_its_limit_and_not_before(
+    single: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_db, "POOL_WAIT_S", 0.5)
+    async with single.gate_transaction():
+        began = time.monotonic()
+        with pytest.raises(Busy) as busy:
+            async with single.gate_transaction():
+                pass
+        assert time.monotonic() - began >= 0.45
+        assert busy.value.retry_after_s
+    await usable(single)
+
+
+async def test_who_waits_for_a_connection_gets_the_next_free_one(single: Database) -> None:
+    async with single.gate_transaction():
+        waiting = asyncio.create_task(usable(single))
+        await asyncio.sleep(0)
+    await waiting
+
+
+async def test_a_connection_lost_inside_a_transaction(single: Database, database: TestDatabase) -> None:
+    async def lose() -> None:
+        async with single.gate_transaction() as tx:
+            await kill_backends(database)
+            await tx.fetchval("SELECT 1")
+
+    with pytest.raises(DatabaseUnavailable) as lost:
+        await lose()
+    assert not isinstance(lost.value, CommitUnknown)
+    assert lost.value.retry_after_s
+    await usable(single)
+
+
+async def test_a_connection_lost_before_commit_is_not_known_to_have_committed(
+    single: Database, database: TestDatabase
+) -> None:
+    tenant_id = await make_tenant(single)
+    payment = await insert(single, make_payment(tenant_id))
+
+    async def lose() -> None:
+        async with single.tenant_transaction(tenant_id) as tx:
+            await tx.execute("UPDATE payments SET version = 99")
+            await kill_backends(database)
+
+    with pytest.raises(CommitUnknown):
+        await lose()
+    assert (await get(single, payment)).payment.version == payment.version
+
+
+async def test_a_connection_lost_while_it_waits_for_a_lock(db: Database, database: TestDatabase) -> None:
+    tenant_id = await make_tenant(db)
+    await insert(db, make_payment(tenant_id))
+    holder = await asyncpg.connect(database.owner_dsn)
+    try:
+        await holder.execute("BEGIN; UPDATE payments SET version = 2")
+
+        async def wait() -> None:
+            async with db.tenant_transaction(tenant_id) as tx:
+                await tx.execute("UPDATE payments SET version = 3")
+
+        waiting = asyncio.create_task(wait())
+        await lock_awaited(database)
+        await kill_backends(database)
+        with pytest.raises(DatabaseUnavailable):
+            await waiting
+    finally:
+        await holder.close()
+    await usable(db)
+
+
+async def test_a_connection_that_died_in_the_pool_is_replaced_within_two_tries(
+    single: Database, database: TestDatabase
+) -> None:
+    await usable(single)
+    await kill_backends(database)
+    for _ in range(2):
+        try:
+            await usable(single)
+        except DatabaseUnavailable:
+            continue
+        break
+    else:
+        pytest.fail("the pool keeps a dead connection")
+
+
+async def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        await Database.open(f"postgresql://nobody@/kobiri?host={tmp_path}", pool_size=1)
+
+
+async def test_our_own_mistakes_are_not_told_as_the_networks(db: Database) -> None:
+    with pytest.raises(asyncpg.UndefinedTableError):
+        async with db.gate_transaction() as tx:
+            await tx.execute("SELECT * FROM no_such_table")
+    with pytest.raises(asyncpg.DataError):
+        async with db.gate_transaction() as tx:
+            await tx.execute("SELECT $1::uuid", "no uuid")
+    await usable(db)
+
+
+async def test_every_transaction_has_its_limits(db: Database) -> None:
+    for opened in (
+        db.gate_transaction(),
+        db.worker_transaction(),
+        db.operator_transaction(),
+        db.tenant_transaction(PLATFORM),
+    ):
+        async with opened as tx:
+            for limit in ("lock_timeout", "statement_timeout"):
+                assert await tx.fetchval("SELECT current_setting($1)", limit) not in ("0", ""), limit
+
+
+async def test_readiness_says_what_is_wrong(db: Database, database: TestDatabase) -> None:
+    assert await db.is_ready(migrations.head()) is None
+    assert "needs 9999" in str(await db.is_ready("9999"))
+    await database.fetch("ALTER TABLE alembic_version RENAME TO gone")
+    assert "not migrated" in str(await db.is_ready(migrations.head()))
+
+
+async def test_the_pool_recovers_when_the_server_comes_back(tmp_path: Path) -> None:
+    """A throwaway server of this test's own is stopped and started."""
+    address = await asyncio.to_thread(embedded.start, tmp_path, throwaway=True)
+    try:
+        db = await Database.open(address, pool_size=3)
+        async with db._transaction("SET LOCAL application_name = 'a'") as tx:
+            assert await tx.fetchval("SELECT 1") == 1
+        await asyncio.to_thread(embedded.stop, tmp_path)
+        for _ in range(2):
+            assert "does not answer" in str(await db.is_ready(migrations.head()))
+        with pytest.raises(DatabaseUnavailable):
+            async with db._transaction("SET LOCAL application_name = 'a'"):
+                pass
+        assert await asyncio.to_thread(embedded.start, tmp_path, throwaway=True) == address
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                async with db._transaction("SET LOCAL application_name = 'a'") as tx:
+                    assert await tx.fetchval("SELECT 1") == 1
+                break
+            except DatabaseUnavailable:
+                assert tries < 5, "the pool does not recover"
+        await db.close()
+    finally:
+        await asyncio.to_thread(embedded.remove, tmp_path)

@@ -1,0 +1,104 @@
+"""The ledger and the audit log refuse what would falsify them, whoever asks."""
+
+import asyncpg
+import pytest
+
+from kobiri.domain.ids import PaymentId, TenantId
+from kobiri.store.db import Database, Tx
+from tests.conftest import TestDatabase
+from tests.store.builders import insert, make_payment, make_tenant
+
+Ids = tuple[TenantId, PaymentId]
+
+LINE = "INSERT INTO ledger_entries (tenant_id, payment_id, reason, account, amount_minor, currency)"
+
+
+async def book(tx: Tx, ids: Ids, *lines: tuple[str, int, str], reason: str = "collected") -> None:
+    for account, minor, currency in lines:
+        await tx.execute(f"{LINE} VALUES ($1, $2, $3, $4, $5, $6)", *ids, reason, account, minor, currency)
+
+
+@pytest.fixture
+async def ids(db: Database) -> Ids:
+    """A tenant and a payment of it."""
+    payment = await insert(db, make_payment(await make_tenant(db)))
+    return payment.tenant_id, payment.id
+
+
+async def test_a_movement_is_balanced_at_commit_and_not_before(db: Database, database: TestDatabase, ids: Ids) -> None:
+    async with db.tenant_transaction(ids[0]) as tx:
+        await book(tx, ids, ("a", 1_000, "ZMW"))
+        await book(tx, ids, ("b", -600, "ZMW"))
+        await book(tx, ids, ("c", -400, "ZMW"))
+    assert await database.value("SELECT count(*) FROM ledger_entries") == 3
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [("a", 1_000, "ZMW")],
+        [("a", 1_000, "ZMW"), ("b", -999, "ZMW")],
+        [("a", 1_000, "ZMW"), ("b", -1_000, "USD")],  # sums to zero, in two currencies
+    ],
+)
+async def test_an_unbalanced_movement_is_refused_at_commit(
+    db: Database, database: TestDatabase, ids: Ids, lines: list[tuple[str, int, str]]
+) -> None:
+    reached_commit = False
+    with pytest.raises(asyncpg.CheckViolationError) as refused:  # noqa: PT012  # where it is raised is the point
+        async with db.tenant_transaction(ids[0]) as tx:
+            await book(tx, ids, *lines)
+            reached_commit = True
+    assert reached_commit
+    assert refused.value.constraint_name == "ledger_balance"
+    assert await database.value("SELECT count(*) FROM ledger_entries") == 0
+
+
+async def test_two_movements_do_not_balance_each_other(db: Database, ids: Ids) -> None:
+    async def book_two() -> None:
+        async with db.tenant_transaction(ids[0]) as tx:
+            await book(tx, ids, ("a", 5, "ZMW"), reason="collected")
+            await book(tx, ids, ("a", -5, "ZMW"), reason="reversed")
+
+    with pytest.raises(asyncpg.CheckViolationError):
+        await book_two()
+
+
+async def test_a_movement_that_was_balanced_cannot_be_added_to(db: Database, ids: Ids) -> None:
+    async with db.tenant_transaction(ids[0]) as tx:
+        await book(tx, ids, ("a", 5, "ZMW"), ("b", -5, "ZMW"))
+    with pytest.raises(asyncpg.CheckViolationError):
+        async with db.tenant_transaction(ids[0]) as tx:
+            await book(tx, ids, ("c", 1, "ZMW"))
+
+
+async def test_the_same_movement_is_booked_once(db: Database, ids: Ids) -> None:
+    async with db.tenant_transaction(ids[0]) as tx:
+        await book(tx, ids, ("a", 5, "ZMW"), ("b", -5, "ZMW"))
+    with pytest.raises(asyncpg.UniqueViolationError):
+        async with db.tenant_transaction(ids[0]) as tx:
+            await book(tx, ids, ("a", 5, "ZMW"), ("b", -5, "ZMW"))
+
+
+async def test_a_line_of_nothing_is_refused(db: Database, ids: Ids) -> None:
+    with pytest.raises(asyncpg.CheckViolationError):
+        async with db.tenant_transaction(ids[0]) as tx:
+            await book(tx, ids, ("a", 0, "ZMW"))
+
+
+@pytest.mark.parametrize("table", ["events", "event_seals", "ledger_entries"])
+@pytest.mark.parametrize("statement", ["UPDATE {} SET tenant_id = tenant_id", "DELETE FROM {}", "TRUNCATE {}"])
+async def test_not_even_the_owner_can_change_what_is_append_only(
+    database: TestDatabase, table: str, statement: str
+) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match=f"{table} is append-only"):
+        await database.fetch(statement.format(table))
+
+
+@pytest.mark.parametrize("table", ["events", "event_seals", "ledger_entries"])
+@pytest.mark.parametrize("statement", ["UPDATE {} SET tenant_id = tenant_id", "DELETE FROM {}", "TRUNCATE {}"])
+async def test_the_api_has_no_right_to_try(db: Database, table: str, statement: str) -> None:
+    tenant_id = await make_tenant(db)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied"):
+        async with db.tenant_transaction(tenant_id) as tx:
+            await tx.execute(statement.format(table))

@@ -1,0 +1,162 @@
+"""Migrations: numbered, reversible, safe to run at once, and never waiting long for a table that payments use."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from kobiri import embedded
+from kobiri.store.db import Database, DatabaseRefused
+from kobiri.store.migrations import run as migrations
+from tests.conftest import LOGIN, PASSWORD, Cluster, TestDatabase
+from tests.store.builders import lock_awaited
+from tests.structure.catalogue import violations
+
+pytestmark = pytest.mark.xdist_group("migrations")  # roles belong to the whole server
+
+VERSIONS = migrations.FOLDER / "versions"
+
+
+@pytest.fixture
+async def empty(cluster: Cluster) -> AsyncIterator[TestDatabase]:
+    """A database without migrations."""
+    name = f"kobiri_empty_{uuid.uuid4().hex[:12]}"
+    await cluster.execute(f"CREATE DATABASE {name}")
+    yield TestDatabase(cluster.address(name), cluster.address(name, LOGIN))
+    await cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def schema(dsn: str) -> str:
+    """As pg_dump writes it, without its comments and its one-time words."""
+    done = subprocess.run(
+        [embedded.bin_path("pg_dump"), "--schema-only", "--no-password", "-d", dsn],
+        capture_output=True,
+        check=False,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
+        text=True,
+    )
+    if "version mismatch" in done.stderr:
+        pytest.skip(f"pg_dump of the embedded PostgreSQL refuses this server: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line and not line.startswith(("--", "\\"))]
+    return "\n".join(lines)
+
+
+async def migrate(database: TestDatabase, login: str = LOGIN) -> None:
+    await asyncio.to_thread(migrations.migrate, database.owner_dsn, login)
+
+
+async def revert(database: TestDatabase) -> None:
+    await asyncio.to_thread(migrations.revert, database.owner_dsn)
+
+
+def test_they_are_numbered_without_a_gap() -> None:
+    names = sorted(path.name for path in VERSIONS.glob("*.py") if path.name != "__init__.py")
+    assert all(re.fullmatch(r"\d{4}_[a-z0-9_]+\.py", name) for name in names), names
+    numbers = [name[:4] for name in names]
+    assert numbers == [f"{number:04d}" for number in range(1, len(names) + 1)]
+    for number, name in zip(numbers, names, strict=True):
+        text = (VERSIONS / name).read_text()
+        before = f'"{int(number) - 1:04d}"' if number != "0001" else "None"
+        assert f'\nrevision = "{number}"\n' in text
+        assert f"\ndown_revision = {before}\n" in text
+        assert text.startswith('"""'), f"{name}: say in a docstring what it does"
+        assert "\ndef downgrade() -> None:" in text
+    assert migrations.head() == numbers[-1]
+
+
+async def test_each_goes_up_down_and_up_to_the_same_schema(empty: TestDatabase) -> None:
+    await migrate(empty)
+    up = await asyncio.to_thread(schema, empty.owner_dsn)
+    assert "CREATE POLICY" in up
+    for _ in VERSIONS.glob("[0-9]*.py"):
+        await revert(empty)
+    left = await asyncio.to_thread(schema, empty.owner_dsn)
+    assert re.findall(r"CREATE (?!SCHEMA)\w+ [\w.]+", left) == ["CREATE TABLE public.alembic_version"]
+
+    await migrate(empty)
+
+    assert await asyncio.to_thread(schema, empty.owner_dsn) == up
+
+
+async def test_migrating_twice_changes_nothing(database: TestDatabase) -> None:
+    before = await asyncio.to_thread(schema, database.owner_dsn)
+    await migrate(database)
+    assert await asyncio.to_thread(schema, database.owner_dsn) == before
+
+
+async def test_several_migrators_at_once(empty: TestDatabase) -> None:
+    [number] = re.findall(r"MIGRATION_LOCK = ([0-9_]+)", (migrations.FOLDER / "env.py").read_text())
+    gate = await asyncpg.connect(empty.owner_dsn)
+    await gate.execute(f"SELECT pg_advisory_lock({int(number)})")
+    running = [
+        subprocess.Popen(  # noqa: ASYNC220  # started at once, awaited in threads
+            [sys.executable, "-m", "kobiri", "db", "migrate", "--json"],
+            env=os.environ | {"DATABASE_URL": empty.dsn, "DATABASE_MIGRATION_URL": empty.owner_dsn},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for _ in range(3)
+    ]
+    try:
+        await lock_awaited(empty, waiting=len(running))
+    finally:
+        await gate.close()
+    for process in running:
+        output, _ = await asyncio.to_thread(process.communicate)
+        assert process.returncode == 0, output.decode()
+    assert await empty.value("SELECT version_num FROM alembic_version") == migrations.head()
+    connection = await asyncpg.connect(empty.owner_dsn)
+    try:
+        assert await violations(connection, LOGIN) == []
+    finally:
+        await connection.close()
+
+
+async def test_a_migration_that_cannot_get_a_table_gives_up_and_changes_nothing(database: TestDatabase) -> None:
+    before = await asyncio.to_thread(schema, database.owner_dsn)
+    payments = await asyncpg.connect(database.owner_dsn)
+    try:
+        await payments.execute("BEGIN; SELECT * FROM tenants")
+        with pytest.raises(DatabaseRefused, match="lock timeout"):
+            await revert(database)
+        await payments.execute("ROLLBACK")
+    finally:
+        await payments.close()
+    assert await asyncio.to_thread(schema, database.owner_dsn) == before
+    assert await database.value("SELECT version_num FROM alembic_version") == migrations.head()
+    await migrate(database)  # and the lock of the migrations is free again
+
+
+async def test_an_owner_without_a_superusers_rights_is_enough(cluster: Cluster) -> None:
+    """As a hosted PostgreSQL has it: the database's owner may make roles, and no more."""
+    suffix = uuid.uuid4().hex[:8]
+    owner, login, name = f"kobiri_dba_{suffix}", f"kobiri_app_{suffix}", f"kobiri_owned_{suffix}"
+    held = "kobiri_api, kobiri_worker, kobiri_operator, kobiri_claimer"
+    await cluster.execute(
+        f"CREATE ROLE {owner} LOGIN CREATEROLE PASSWORD '{PASSWORD}';"
+        f"CREATE ROLE {login} LOGIN NOINHERIT PASSWORD '{PASSWORD}';"
+        f"GRANT {held} TO {owner} WITH ADMIN OPTION"  # it made them, had another database not been first
+    )
+    await cluster.execute(f"CREATE DATABASE {name} OWNER {owner}")
+    try:
+        owned = TestDatabase(cluster.address(name, owner), cluster.address(name, login))
+        await migrate(owned, login)
+        connection = await asyncpg.connect(cluster.address(name))
+        try:
+            assert await violations(connection, login) == []
+        finally:
+            await connection.close()
+        db = await Database.open(owned.dsn, pool_size=1)
+        assert await db.is_ready(migrations.head()) is None
+        await db.close()
+        await revert(owned)
+    finally:
+        await cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await cluster.execute(f"DROP OWNED BY {owner} CASCADE; DROP ROLE {login}; DROP ROLE {owner}")

@@ -1,0 +1,134 @@
+import json
+import math
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kobiri.api.schemas import PaymentRequest, fingerprint
+from kobiri.api.strict_json import MAX_BODY_BYTES, MAX_DEPTH, decode
+from kobiri.domain.errors import BodyTooLarge, KobiriError, Malformed, MalformedJSON
+
+BODY = {"amount": "10.00", "currency": "ZMW", "payer": "260961234567"}
+
+
+class Anything(msgspec.Struct):
+    """Whatever is under one name."""
+
+    it: Any = None
+
+
+def order(**changes: object) -> Any:
+    return decode(json.dumps(BODY | changes).encode(), PaymentRequest).to_order()
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH - 1, MAX_DEPTH, 1_000, 30_000])
+def test_depth_has_a_limit(depth: int) -> None:
+    body = b'{"it":' + b"[" * depth + b"]" * depth + b"}"
+    if depth < MAX_DEPTH:
+        decode(body, Anything)
+    else:
+        with pytest.raises(MalformedJSON, match="deeper"):
+            decode(body, Anything)
+
+
+def test_brackets_in_strings_are_no_depth() -> None:
+    text = '[{"' * 1_000 + "\\"
+    assert decode(json.dumps({"it": text}).encode(), Anything).it == text
+
+
+def test_many_brackets_side_by_side_are_no_depth() -> None:
+    assert decode(b'{"it":[' + b"[]," * 5_000 + b"[]]}", Anything).it == [[]] * 5_001
+
+
+def test_the_size_has_a_limit() -> None:
+    body = b'{"it":"%s"}' % (b"x" * (MAX_BODY_BYTES - 9))
+    decode(body, Anything)
+    with pytest.raises(BodyTooLarge):
+        decode(body + b" ", Anything)
+
+
+@given(st.binary(max_size=200))
+@settings(deadline=None)
+def test_junk_is_a_clear_refusal(body: bytes) -> None:
+    with suppress(Malformed):
+        decode(body, PaymentRequest)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+@settings(deadline=None)
+def test_what_is_plain_json_is_read_as_json_reads_it(value: Any) -> None:
+    text = json.dumps({"it": value})
+    try:
+        expected = json.loads(text.encode())
+        json.dumps(expected, ensure_ascii=False).encode()
+    except UnicodeError:
+        with pytest.raises(MalformedJSON):
+            decode(text.encode(), Anything)
+    else:
+        assert decode(text.encode(), Anything).it == expected["it"]
+
+
+@given(st.sampled_from(sorted(BODY)), st.integers() | st.floats() | st.booleans() | st.none() | JSON)
+@settings(deadline=None)
+def test_any_value_in_any_field_is_an_order_or_a_refusal(name: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        with pytest.raises(MalformedJSON):
+            order(**{name: value})
+        return
+    try:
+        made = order(**{name: value})
+    except KobiriError:
+        return
+    assert made.money.minor > 0
+
+
+SAME = [
+    {"amount": 10},
+    {"amount": "10"},
+    {"amount": "10.0"},
+    {"payer": "+260 96 1234567"},
+    {"payer": "0961234567"},
+    {"metadata": {}},
+    {"reference": None},
+]
+OTHER = [
+    {"amount": "10.01"},
+    {"payer": "260961234568"},
+    {"network": "mtn"},
+    {"reference": "r"},
+    {"description": "d"},
+    {"metadata": {"a": "b"}},
+    {"callback_url": "https://shop.example/x"},
+    {"amount": "10", "currency": "KES"},
+]
+
+
+@pytest.mark.parametrize("change", SAME)
+def test_the_same_order_spelt_otherwise_has_one_fingerprint(change: dict[str, object]) -> None:
+    assert fingerprint("POST", "/p", order(**change)) == fingerprint("POST", "/p", order())
+
+
+@pytest.mark.parametrize("change", OTHER)
+def test_any_other_order_has_another_fingerprint(change: dict[str, object]) -> None:
+    assert fingerprint("POST", "/p", order(**change)) != fingerprint("POST", "/p", order())
+
+
+def test_the_order_of_metadata_does_not_matter() -> None:
+    one, two = order(metadata={"a": "1", "b": "2"}), order(metadata={"b": "2", "a": "1"})
+    assert fingerprint("POST", "/p", one) == fingerprint("POST", "/p", two)
+
+
+def test_method_and_path_are_a_part_of_it() -> None:
+    made = order()
+    assert len({fingerprint("POST", "/p", made), fingerprint("PUT", "/p", made), fingerprint("POST", "/q", made)}) == 3

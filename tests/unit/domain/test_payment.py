@@ -1,0 +1,976 @@
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kobiri.domain import ledger
+from kobiri.domain.ids import LeaseToken, PaymentId, ProviderReference, TenantId
+from kobiri.domain.money import Money
+from kobiri.domain.msisdn import Msisdn
+from kobiri.domain.outcome import (
+    Accepted,
+    Declined,
+    FailureCode,
+    Finding,
+    NotFound,
+    NotSent,
+    Outcome,
+    Source,
+    Succeeded,
+    Unknown,
+)
+from kobiri.domain.payment import (
+    FINAL,
+    Change,
+    EventDraft,
+    Payment,
+    Review,
+    Status,
+    Step,
+    created,
+    may_send_again,
+    next_step,
+    transition,
+)
+from kobiri.domain.schedule import check_delay, send_delay
+
+T0 = datetime(2026, 2, 1, 8, 0, tzinfo=UTC)
+SEND_BEFORE = T0 + timedelta(seconds=60)
+EXPIRES = T0 + timedelta(minutes=15)
+TICK = timedelta(microseconds=1)
+
+OURS = Money(100_050, "ZMW")
+PAYER = "260961234567"
+FINGERPRINT = "mtn@sandbox"
+
+# What a transition may change. Every other field is the order itself, also one that is added later.
+MAY_CHANGE = {
+    "status", "provider_transaction_id", "failure_code", "failure_provider_code", "review", "version",
+    "unsent", "checks", "not_founds", "first_not_found_at", "accepted_at", "completed_at", "next_run_at",
+    "lease_token",
+}  # fmt: skip
+
+MAY_BECOME = {
+    Status.PENDING: {Status.PENDING, Status.TIMEOUT, Status.SUCCESSFUL, Status.FAILED},
+    Status.TIMEOUT: {Status.TIMEOUT, Status.SUCCESSFUL, Status.FAILED},
+    Status.SUCCESSFUL: {Status.SUCCESSFUL},
+    Status.FAILED: {Status.FAILED},
+    Status.REVERSED: {Status.REVERSED},
+}
+
+ORDER = Payment(
+    id=PaymentId("01935a1e-0000-7000-8000-000000000000"),
+    tenant_id=TenantId("01935a1e-0000-7000-8000-000000000001"),
+    mode="live",
+    kind="collection",
+    status=Status.PENDING,
+    money=OURS,
+    payer=Msisdn(PAYER),
+    network="mtn",
+    provider="mtn",
+    account_fingerprint=FINGERPRINT,
+    provider_reference=ProviderReference("2d8b1f6e-5a44-4c11-9a77-0c6f5b0f2f11"),
+    send_before=SEND_BEFORE,
+    expires_at=EXPIRES,
+    created_at=T0,
+    reference="INV-1",
+    attempt=1,
+    next_run_at=T0 + timedelta(seconds=30),
+    lease_token=LeaseToken("lease"),
+)
+
+
+def order(**but: Any) -> Payment:
+    return replace(ORDER, **but)
+
+
+@dataclass(frozen=True)
+class Word:
+    """One thing that somebody said about the payment."""
+
+    outcome: Outcome | Finding
+    source: Source
+    now: datetime
+    jitter: float = 0.5
+    attempts_ago: int = 0  # whose answer it is, counted back from the attempt that it meets
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A word, the payment that it met, and what came of it."""
+
+    before: Payment
+    word: Word
+    change: Change | None
+
+    @property
+    def after(self) -> Payment:
+        return self.change.after if self.change else self.before
+
+    @property
+    def became(self) -> Status | None:
+        return self.after.status if self.after.status is not self.before.status else None
+
+
+def tell(payment: Payment, word: Word) -> Moment:
+    attempt = payment.attempt - word.attempts_ago
+    return Moment(payment, word, transition(payment, word.outcome, word.source, word.now, word.jitter, attempt=attempt))
+
+
+def say(
+    payment: Payment, outcome: Outcome | Finding, source: Source, now: datetime = T0, attempts_ago: int = 0
+) -> Change:
+    change = tell(payment, Word(outcome, source, now, attempts_ago=attempts_ago)).change
+    assert change is not None
+    return change
+
+
+def changes_nothing(
+    payment: Payment, outcome: Outcome | Finding, source: Source, now: datetime = T0, attempts_ago: int = 0
+) -> bool:
+    return tell(payment, Word(outcome, source, now, attempts_ago=attempts_ago)).change is None
+
+
+def begin(payment: Payment) -> Payment:
+    """The commit before each send, as `store.payments.begin_attempt` writes it."""
+    return replace(
+        payment,
+        attempt=payment.attempt + 1,
+        sent_before=payment.sent_before or (payment.attempt > 0 and not payment.unsent),
+        unsent=False,
+        version=payment.version + 1,
+    )
+
+
+def history(payment: Payment, words: list[Word]) -> list[Moment]:
+    moments = []
+    for word in words:
+        moments.append(tell(payment, word))
+        payment = moments[-1].after
+    return moments
+
+
+def types(change: Change) -> list[str]:
+    return [event.type for event in change.events]
+
+
+def event_types(moments: list[Moment]) -> Counter[str]:
+    return Counter(event.type for moment in moments if moment.change for event in moment.change.events)
+
+
+codes = st.sampled_from(FailureCode)
+maybe_text = st.none() | st.sampled_from(["TX1", "PAYER_NOT_FOUND"])
+ours = st.builds(Succeeded, maybe_text, st.sampled_from([None, OURS]), st.sampled_from([None, PAYER]))
+not_ours = st.one_of(
+    st.builds(
+        Succeeded,
+        maybe_text,
+        st.sampled_from([Money(100_049, "ZMW"), Money(1_000, "ZMW"), Money(100_050, "USD"), Money(1_000, "UGX")]),
+        st.sampled_from([None, PAYER]),
+    ),
+    st.builds(
+        Succeeded,
+        maybe_text,
+        st.sampled_from([None, OURS]),
+        st.sampled_from(["260961234568", "", "961234567"]),
+    ),
+)
+unknowns = st.builds(Unknown, st.just("reset"))
+not_founds = st.builds(NotFound, st.booleans())
+findings: st.SearchStrategy[Finding] = st.one_of(
+    st.builds(Accepted, st.booleans()), ours, not_ours, st.builds(Declined, codes, maybe_text), not_founds, unknowns
+)
+outcomes = findings | st.builds(NotSent, st.just("no connection"))
+sources = st.sampled_from(Source)
+moments_in_time = st.one_of(
+    st.integers(-60, 3 * 3600).map(lambda s: T0 + timedelta(seconds=s)),
+    st.builds(
+        lambda moment, ticks: moment + ticks * TICK,
+        st.sampled_from([T0, SEND_BEFORE, EXPIRES, T0 + timedelta(minutes=11), T0 + timedelta(hours=1)]),
+        st.integers(-1, 1),
+    ),
+)
+jitters = st.floats(0, 1)
+words = st.builds(Word, outcomes, sources, moments_in_time, jitters, st.sampled_from([0, 0, 0, 1, 2]))
+words_of_findings = st.builds(
+    Word, st.one_of(not_founds, unknowns, st.just(Accepted())), sources, moments_in_time, jitters
+)
+any_words = st.lists(words, max_size=16)
+open_orders = st.builds(
+    lambda status, attempt, unsent, sent_before, accepted: order(
+        status=status,
+        attempt=attempt,
+        unsent=unsent,
+        sent_before=sent_before and attempt > 1,
+        accepted_at=T0 if accepted and attempt else None,
+    ),
+    st.sampled_from([Status.PENDING, Status.TIMEOUT]),
+    st.integers(0, 3),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+closed_orders = st.builds(
+    lambda status, review: order(status=status, review=review, completed_at=T0, next_run_at=None, lease_token=None),
+    st.sampled_from(sorted(FINAL)),
+    st.sampled_from([None, Review.UNRESOLVED, Review.MISMATCHED]),
+)
+all_orders = open_orders | closed_orders
+
+quick = settings(deadline=None)
+
+
+# --- any order and any repetition of anything that anybody may say ------------------------------------------
+
+
+@given(all_orders, any_words)
+@quick
+def test_a_status_only_moves_forward(start: Payment, said: list[Word]) -> None:
+    for moment in history(start, said):
+        assert moment.after.status in MAY_BECOME[moment.before.status]
+
+
+@given(all_orders, any_words)
+@quick
+def test_the_order_itself_never_changes(start: Payment, said: list[Word]) -> None:
+    for moment in history(start, said):
+        for field in fields(Payment):
+            if field.name not in MAY_CHANGE:
+                assert getattr(moment.after, field.name) == getattr(start, field.name), field.name
+
+
+@given(all_orders, any_words)
+@quick
+def test_each_change_raises_the_version_by_one(start: Payment, said: list[Word]) -> None:
+    for moment in history(start, said):
+        assert moment.after.version == moment.before.version + (moment.change is not None)
+
+
+@given(all_orders, any_words)
+@quick
+def test_money_is_booked_once_and_only_when_it_came(start: Payment, said: list[Word]) -> None:
+    moments = history(start, said)
+    movements = []
+    for moment in moments:
+        movement = moment.change.movement if moment.change else None
+        collected = ledger.collected(start.provider, start.money)
+        if moment.became is Status.SUCCESSFUL:
+            assert movement == collected
+        elif movement is not None:
+            assert movement.reason == "arrived_unexpectedly"
+            assert isinstance(moment.word.outcome, Succeeded)
+            assert moment.before.status is Status.FAILED
+            assert moment.change is not None
+            assert types(moment.change) == ["payment.contradicted"]
+        if movement is not None:
+            movements.append(movement)
+            assert sum(posting.minor for posting in movement.postings) == 0
+            assert len({posting.currency for posting in movement.postings}) == 1
+    assert len(movements) <= 1
+
+
+@given(all_orders, any_words)
+@quick
+def test_each_fact_is_told_once(start: Payment, said: list[Word]) -> None:
+    moments = history(start, said)
+    told = event_types(moments)
+    once = (
+        "accepted", "not_sent", "timed_out", "succeeded", "failed", "contradicted", "mismatched", "review_needed",
+    )  # fmt: skip
+    assert {name: told[f"payment.{name}"] for name in once if told[f"payment.{name}"] > 1} == {}
+    became = Counter(moment.became for moment in moments)
+    assert told["payment.succeeded"] == became[Status.SUCCESSFUL]
+    assert told["payment.failed"] == became[Status.FAILED]
+    assert told["payment.timed_out"] == became[Status.TIMEOUT]
+    for moment in moments:
+        contradicted = moment.change is not None and "payment.contradicted" in types(moment.change)
+        assert contradicted == (
+            moment.after.review is Review.CONTRADICTED and moment.before.review is not Review.CONTRADICTED
+        )
+
+
+@given(all_orders, any_words)
+@quick
+def test_an_open_payment_is_always_due_some_day_and_a_final_one_never(start: Payment, said: list[Word]) -> None:
+    for moment in history(start, said):
+        assert (moment.after.next_run_at is None) == moment.after.is_final
+        assert (moment.after.completed_at is None) == (not moment.after.is_final)
+        if moment.after.is_final:
+            assert moment.after.lease_token is None
+
+
+@given(open_orders, words)
+@quick
+def test_a_worker_that_is_done_gives_its_lease_back_and_waits(start: Payment, word: Word) -> None:
+    moment = tell(start, word)
+    if word.source is not Source.CALLBACK and not moment.after.is_final:
+        if moment.change is None:
+            assert isinstance(word.outcome, NotSent)
+            return
+        assert not moment.change.keeps_schedule
+        assert moment.after.lease_token is None
+        assert moment.after.next_run_at is not None
+        assert timedelta(0) < max(moment.after.next_run_at - word.now, TICK) <= timedelta(minutes=72)
+
+
+@given(open_orders, findings, moments_in_time)
+@quick
+def test_a_callback_does_not_move_the_schedule(start: Payment, finding: Finding, now: datetime) -> None:
+    moment = tell(start, Word(finding, Source.CALLBACK, now))
+    if moment.change is not None and not moment.after.is_final:
+        assert moment.change.keeps_schedule
+        assert (moment.after.next_run_at, moment.after.lease_token) == (start.next_run_at, start.lease_token)
+        assert moment.after.checks == start.checks
+
+
+@given(all_orders, any_words)
+@quick
+def test_events_carry_no_personal_data(start: Payment, said: list[Word]) -> None:
+    for moment in history(start, said):
+        for event in (created(start), *(moment.change.events if moment.change else ())):
+            assert PAYER not in repr(event)
+            assert PAYER[3:] not in repr(event)
+            assert all(value is None or isinstance(value, str | int) for value in event.data.values())
+
+
+@given(all_orders, any_words)
+@quick
+def test_a_repeated_final_word_changes_nothing(start: Payment, said: list[Word]) -> None:
+    for moment in history(start, said):
+        if moment.after.is_final:
+            assert tell(moment.after, moment.word).change is None
+
+
+# --- failing: only on a firm word ---------------------------------------------------------------------------
+
+
+@given(open_orders, st.lists(words_of_findings, max_size=16))
+@quick
+def test_not_received_needs_a_firm_no_or_three_soft_ones_over_ten_minutes(start: Payment, said: list[Word]) -> None:
+    heard: list[datetime] = []
+    for moment in history(start, said):
+        word = moment.word
+        if isinstance(word.outcome, Accepted):
+            heard.clear()
+        counts = (
+            isinstance(word.outcome, NotFound)
+            and word.source is Source.CHECK
+            and word.now >= SEND_BEFORE
+            and not moment.before.accepted_at
+        )
+        if counts:
+            heard.append(word.now)
+        if moment.before.is_final:
+            continue
+        enough = len(heard) >= 3 and word.now - heard[0] >= timedelta(minutes=10)
+        proven = counts and isinstance(word.outcome, NotFound) and (word.outcome.firm or enough)
+        assert moment.after.is_final == proven
+        if moment.became is Status.FAILED:
+            assert moment.after.failure_code == FailureCode.NOT_RECEIVED
+
+
+@given(open_orders, any_words)
+@quick
+def test_every_failure_has_its_word(start: Payment, said: list[Word]) -> None:
+    for moment in history(start, said):
+        if moment.became is not Status.FAILED:
+            continue
+        match moment.word.outcome:
+            case Declined(code, provider_code):
+                assert (moment.after.failure_code, moment.after.failure_provider_code) == (
+                    code,
+                    provider_code,
+                )
+            case NotFound():
+                assert moment.after.failure_code == FailureCode.NOT_RECEIVED
+            case NotSent():
+                assert moment.after.failure_code == FailureCode.PROVIDER_UNAVAILABLE
+                assert moment.word.now >= SEND_BEFORE
+                assert moment.after.surely_unsent
+            case other:
+                pytest.fail(f"failed by {other}")
+
+
+@given(open_orders, unknowns | st.just(Accepted()), sources, moments_in_time)
+@quick
+def test_neither_silence_nor_time_fails_a_payment(
+    start: Payment, outcome: Outcome, source: Source, now: datetime
+) -> None:
+    moment = tell(start, Word(outcome, source, now))
+    assert not moment.after.is_final
+    if now >= EXPIRES:
+        assert moment.after.status is Status.TIMEOUT
+
+
+@given(open_orders, not_ours, sources, moments_in_time)
+@quick
+def test_a_success_that_is_not_ours_settles_nothing(
+    start: Payment, success: Succeeded, source: Source, now: datetime
+) -> None:
+    change = say(start, success, source, now)
+    assert not change.after.is_final
+    assert change.movement is None
+    assert change.after.provider_transaction_id is None
+    assert change.after.review is Review.MISMATCHED
+    assert "payment.mismatched" in types(change)
+    assert event_types([tell(change.after, Word(success, source, now))])["payment.mismatched"] == 0
+    # It stays possible that the right word comes later.
+    assert say(change.after, Succeeded("TX1", OURS, PAYER), source, now).after.status is Status.SUCCESSFUL
+
+
+# --- what was surely not sent -------------------------------------------------------------------------------
+
+NOT_SENT = NotSent("no connection")
+
+
+@given(st.lists(st.one_of(words, st.none()), max_size=24))
+@quick
+def test_surely_unsent_means_that_each_attempt_said_so(said: list[Word | None]) -> None:
+    payment, not_sent = order(attempt=0), set[int]()
+    for word in said:
+        if word is None:
+            payment = begin(payment)
+        else:
+            if word.outcome == NOT_SENT and word.source is Source.SEND:
+                not_sent.add(payment.attempt - word.attempts_ago)
+            payment = tell(payment, word).after
+        if payment.surely_unsent:
+            assert set(range(1, payment.attempt + 1)) <= not_sent
+
+
+@given(open_orders, st.lists(st.one_of(words, st.none()), max_size=24))
+@quick
+def test_not_sent_is_told_at_most_once_an_attempt(start: Payment, said: list[Word | None]) -> None:
+    payment, told = start, Counter[str | int | None]()
+    for word in said:
+        if word is None:
+            payment = begin(payment)
+            continue
+        moment = tell(payment, word)
+        payment = moment.after
+        for event in moment.change.events if moment.change else ():
+            if event.type == "payment.not_sent":
+                assert event.data == {"reason": NOT_SENT.reason, "attempt": payment.attempt}
+                told[event.data["attempt"]] += 1
+    assert set(told.values()) <= {1}
+    assert not told[0]  # no attempt was made
+    assert not (start.unsent and told[start.attempt])
+
+
+@pytest.mark.parametrize("status", [Status.PENDING, Status.TIMEOUT])
+def test_not_sent_fails_only_what_was_surely_not_sent(status: Status) -> None:
+    for attempt, sent_before, accepted, late in product((1, 2, 3), (False, True), (None, T0), (False, True)):
+        start = order(status=status, attempt=attempt, sent_before=sent_before, accepted_at=accepted)
+        after = say(start, NOT_SENT, Source.SEND, SEND_BEFORE if late else SEND_BEFORE - TICK).after
+        all_unsent = not sent_before and accepted is None
+        assert after.unsent
+        assert after.surely_unsent == all_unsent
+        assert (after.status is Status.FAILED) == (all_unsent and late)
+        if not all_unsent:
+            assert after.status is (Status.TIMEOUT if accepted is None else status)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
+def test_not_sent_is_tried_again_at_the_latest_when_it_is_too_late(jitter: float) -> None:
+    payment, now, waits = order(), T0, list[timedelta]()
+    while not payment.is_final:
+        moment = tell(payment, Word(NOT_SENT, Source.SEND, now, jitter))
+        assert moment.change is not None
+        payment = moment.after
+        if payment.is_final:
+            break
+        assert types(moment.change) == ["payment.not_sent"]
+        assert payment.next_run_at is not None
+        assert now < payment.next_run_at <= SEND_BEFORE
+        assert payment.status is Status.PENDING
+        waits.append(payment.next_run_at - now)
+        now = payment.next_run_at
+        if next_step(payment, now) is Step.SEND:
+            payment = begin(payment)
+    assert now == SEND_BEFORE
+    assert 5 < payment.attempt < 20
+    assert waits[:-1] == [send_delay(n, jitter) for n in range(len(waits) - 1)]
+    assert payment.failure_code == FailureCode.PROVIDER_UNAVAILABLE
+
+
+def test_a_payment_that_was_never_tried_can_be_given_up() -> None:
+    start = order(attempt=0)
+    assert next_step(start, SEND_BEFORE) is Step.GIVE_UP
+    assert say(start, NotSent("too late"), Source.SEND, SEND_BEFORE).after.status is Status.FAILED
+
+
+def test_a_not_sent_whose_commit_was_lost_may_be_told_again() -> None:
+    once = say(order(), NOT_SENT, Source.SEND)
+    assert (types(once), once.after.surely_unsent) == (["payment.not_sent"], True)
+    twice = say(once.after, NOT_SENT, Source.SEND)
+    assert (types(twice), twice.after.surely_unsent) == ([], True)
+    assert twice.after.next_run_at == once.after.next_run_at
+
+
+def test_a_not_sent_that_is_told_twice_does_not_vouch_for_another_attempt() -> None:
+    start = begin(order(status=Status.TIMEOUT))  # the first attempt was not answered
+    once = say(start, NOT_SENT, Source.SEND).after
+    assert next_step(once, T0) is Step.ASK
+    for now in (T0, SEND_BEFORE, EXPIRES):
+        assert changes_nothing(once, NOT_SENT, Source.SEND, now)
+
+
+def test_a_not_sent_that_is_told_after_another_attempt_began_says_nothing_about_it() -> None:
+    told_before = begin(say(order(), NOT_SENT, Source.SEND).after)
+    told_only_late = begin(order())
+    for payment, now in product((told_before, told_only_late), (T0, SEND_BEFORE, EXPIRES)):
+        assert not payment.surely_unsent
+        assert changes_nothing(payment, NOT_SENT, Source.SEND, now, attempts_ago=1)
+    assert (told_before.sent_before, told_only_late.sent_before) == (False, True)
+    # Nor does it help a later attempt that was not sent either: the one between may have been.
+    between = begin(told_before)
+    assert not say(between, NOT_SENT, Source.SEND, SEND_BEFORE).after.is_final
+    assert next_step(say(between, NOT_SENT, Source.SEND).after, T0) is Step.ASK
+
+
+@pytest.mark.parametrize("source", [Source.CHECK, Source.CALLBACK])
+@pytest.mark.parametrize("now", [T0, SEND_BEFORE, EXPIRES, EXPIRES + timedelta(hours=1)])
+def test_a_question_that_was_not_sent_says_nothing_about_the_request(source: Source, now: datetime) -> None:
+    for attempt, unsent in product((0, 1), (False, True)):
+        assert changes_nothing(order(attempt=attempt, unsent=unsent), NOT_SENT, source, now)
+
+
+@pytest.mark.parametrize("start", [order(attempt=attempt, unsent=attempt > 0) for attempt in range(3)], ids=range(3))
+@pytest.mark.parametrize("source", Source)
+@pytest.mark.parametrize("sign", [Accepted(), Succeeded("TX1", Money(700, "ZMW"))], ids=repr)
+def test_what_was_accepted_meanwhile_is_not_given_up(start: Payment, source: Source, sign: Finding) -> None:
+    assert next_step(start, SEND_BEFORE) is Step.GIVE_UP
+    accepted = say(start, sign, source, SEND_BEFORE).after
+    for now in (SEND_BEFORE, EXPIRES):
+        assert changes_nothing(accepted, NotSent("it was not sent in time"), Source.SEND, now)
+
+
+def test_a_refused_repeat_is_no_word_about_the_first_request() -> None:
+    refusal = Declined(FailureCode.PROVIDER_REJECTED, "TOO_MANY")
+    for attempt, sent_before, source, ago in product(range(1, 4), (False, True), Source, (0, 1)):
+        after = say(order(attempt=attempt, sent_before=sent_before), refusal, source, attempts_ago=ago).after
+        a_repeat = source is Source.SEND and (sent_before or ago > 0)
+        assert after.status is (Status.TIMEOUT if a_repeat else Status.FAILED)
+
+
+# --- words that are no answer of ours -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", Source)
+def test_a_mismatch_shows_that_the_request_was_received(source: Source) -> None:
+    doubted = order(status=Status.TIMEOUT, not_founds=2, first_not_found_at=SEND_BEFORE)
+    later = SEND_BEFORE + timedelta(minutes=10)
+    known = say(doubted, Succeeded("TX1", Money(700, "ZMW"), PAYER), source, later).after
+    assert (known.accepted_at, known.not_founds, known.first_not_found_at) == (later, 0, None)
+    assert not may_send_again(known, dedupes=True, account_fingerprint=FINGERPRINT, now=T0)
+    for firm in (False, True):
+        assert not say(known, NotFound(firm), Source.CHECK, later).after.is_final
+
+
+@given(open_orders, any_words)
+@quick
+def test_a_callback_that_tells_nothing_new_changes_nothing(start: Payment, said: list[Word]) -> None:
+    for moment in history(start, said):
+        if moment.word.source is Source.CALLBACK:
+            assert tell(moment.after, moment.word).change is None
+
+
+@pytest.mark.parametrize("outcome", [Accepted(), Unknown("nonsense"), Succeeded("TX1", Money(700, "ZMW"))], ids=repr)
+def test_a_callback_does_not_make_others_decide_again_for_nothing(outcome: Finding) -> None:
+    known = order(accepted_at=T0, review=Review.MISMATCHED)
+    assert changes_nothing(known, outcome, Source.CALLBACK)
+    # What it tells by coming so late is written down all the same.
+    assert say(known, outcome, Source.CALLBACK, EXPIRES).after.status is Status.TIMEOUT
+
+
+# --- single decisions ---------------------------------------------------------------------------------------
+
+
+def test_the_first_event_tells_the_order_and_its_road() -> None:
+    assert created(order()) == EventDraft(
+        "payment.created",
+        {
+            "amount": "1000.50",
+            "currency": "ZMW",
+            "network": "mtn",
+            "provider": "mtn",
+            "provider_reference": ORDER.provider_reference,
+        },
+    )
+
+
+@pytest.mark.parametrize("status", [Status.PENDING, Status.TIMEOUT])
+@pytest.mark.parametrize("source", Source)
+def test_success_is_final_and_booked(status: Status, source: Source) -> None:
+    change = say(order(status=status), Succeeded("TX1", OURS, PAYER), source, T0)
+    assert (change.after.status, change.after.completed_at) == (Status.SUCCESSFUL, T0)
+    assert change.after.provider_transaction_id == "TX1"
+    assert change.movement == ledger.collected("mtn", OURS)
+    assert types(change) == ["payment.succeeded"]
+
+
+def test_a_success_without_an_id_keeps_the_one_that_is_known() -> None:
+    known = order(provider_transaction_id="TX1")
+    assert say(known, Succeeded(), Source.CHECK).after.provider_transaction_id == "TX1"
+
+
+def test_acknowledgement_is_remembered_and_withdraws_the_not_founds() -> None:
+    doubted = order(status=Status.TIMEOUT, not_founds=2, first_not_found_at=SEND_BEFORE)
+    change = say(doubted, Accepted(), Source.CHECK, SEND_BEFORE + timedelta(minutes=5))
+    assert types(change) == ["payment.accepted"]
+    assert change.after.status is Status.TIMEOUT
+    assert change.after.accepted_at == SEND_BEFORE + timedelta(minutes=5)
+    assert (change.after.not_founds, change.after.first_not_found_at) == (0, None)
+    again = say(change.after, Accepted(), Source.CHECK, EXPIRES)
+    assert again.after.accepted_at == change.after.accepted_at
+    assert "payment.accepted" not in types(again)
+
+
+def test_silence_after_sending_is_a_timeout_at_once_and_after_asking_it_is_not() -> None:
+    assert say(order(), Unknown("reset"), Source.SEND).after.status is Status.TIMEOUT
+    assert types(say(order(), Unknown("reset"), Source.SEND)) == ["payment.timed_out"]
+    for source in (Source.CHECK, Source.CALLBACK):
+        assert tell(order(), Word(Unknown("reset"), source, T0)).after.status is Status.PENDING
+
+
+@pytest.mark.parametrize("source", Source)
+@pytest.mark.parametrize("outcome", [Accepted(), Unknown("reset"), NotFound()])
+def test_expiry_is_a_timeout_to_the_microsecond(source: Source, outcome: Finding) -> None:
+    start = order(accepted_at=T0)
+    if not isinstance(outcome, Unknown):
+        assert tell(start, Word(outcome, source, EXPIRES - TICK)).after.status is Status.PENDING
+    assert say(start, outcome, source, EXPIRES).after.status is Status.TIMEOUT
+
+
+def test_an_outcome_unknown_for_an_hour_is_given_to_a_person_once() -> None:
+    hour = T0 + timedelta(hours=1)
+    start = order(status=Status.TIMEOUT, accepted_at=T0)
+    assert say(start, Unknown("reset"), Source.CHECK, hour - TICK).after.review is None
+    change = say(start, Unknown("reset"), Source.CHECK, hour)
+    assert (change.after.review, types(change)) == (Review.UNRESOLVED, ["payment.review_needed"])
+    assert types(say(change.after, Unknown("reset"), Source.CHECK, hour)) == []
+
+
+def test_checks_slow_down_and_only_checks_are_counted() -> None:
+    payment, waits = order(accepted_at=T0), []
+    for _ in range(25):
+        payment = say(payment, Accepted(), Source.CHECK, T0).after
+        assert payment.next_run_at is not None
+        waits.append(payment.next_run_at - T0)
+    assert payment.checks == 25
+    assert waits == sorted(waits)
+    assert waits[0] < timedelta(seconds=10)
+    assert waits[-1] == timedelta(hours=1)
+    for source in (Source.SEND, Source.CALLBACK):
+        assert tell(payment, Word(Accepted(), source, T0)).after.checks == 25
+
+
+def test_doubt_is_asked_about_sooner_than_what_is_acknowledged_and_a_callback_is_awaited() -> None:
+    def wait(outcome: Outcome) -> timedelta:
+        due = say(order(), outcome, Source.SEND).after.next_run_at
+        assert due is not None
+        return due - T0
+
+    assert wait(Unknown("reset")) == check_delay(0, 0.5, acknowledged=False)
+    assert wait(Accepted()) == check_delay(0, 0.5, acknowledged=True)
+    assert wait(Accepted(calls_back=True)) == check_delay(0, 0.5, acknowledged=True, calls_back=True)
+    assert wait(Unknown("reset")) < wait(Accepted()) < wait(Accepted(calls_back=True))
+
+
+def test_soft_not_founds_fail_a_payment_to_the_microsecond() -> None:
+    payment = order(status=Status.TIMEOUT)
+    for minutes in (0, 5):
+        payment = say(payment, NotFound(), Source.CHECK, SEND_BEFORE + timedelta(minutes=minutes)).after
+    almost = say(payment, NotFound(), Source.CHECK, SEND_BEFORE + timedelta(minutes=10) - TICK).after
+    assert almost.status is Status.TIMEOUT
+    assert say(payment, NotFound(), Source.CHECK, SEND_BEFORE + timedelta(minutes=10)).after.status is Status.FAILED
+    two = order(status=Status.TIMEOUT, not_founds=1, first_not_found_at=SEND_BEFORE)
+    assert say(two, NotFound(), Source.CHECK, EXPIRES).after.status is Status.TIMEOUT
+
+
+@pytest.mark.parametrize("firm", [False, True])
+def test_a_not_found_before_send_before_counts_for_nothing(firm: bool) -> None:
+    after = say(order(status=Status.TIMEOUT), NotFound(firm), Source.CHECK, SEND_BEFORE - TICK).after
+    assert (after.status, after.not_founds, after.first_not_found_at) == (Status.TIMEOUT, 0, None)
+
+
+@pytest.mark.parametrize("firm", [False, True])
+@pytest.mark.parametrize("source", [Source.SEND, Source.CALLBACK])
+def test_a_not_found_counts_only_as_the_answer_to_a_question(source: Source, firm: bool) -> None:
+    doubted = order(status=Status.TIMEOUT, not_founds=2, first_not_found_at=SEND_BEFORE)
+    after = tell(doubted, Word(NotFound(firm), source, EXPIRES)).after
+    assert (after.status, after.not_founds) == (Status.TIMEOUT, 2)
+
+
+# --- words against a final status ---------------------------------------------------------------------------
+
+DECLINED = Declined(FailureCode.PAYER_DECLINED, "REJECTED")
+
+
+@pytest.mark.parametrize("source", Source)
+@pytest.mark.parametrize("status", sorted(FINAL))
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Accepted(),
+        Succeeded("TX1", OURS, PAYER),
+        DECLINED,
+        NotSent("late"),
+        NotFound(True),
+        NotFound(),
+        Unknown("?"),
+    ],
+    ids=repr,
+)
+def test_only_a_firm_word_contradicts(source: Source, status: Status, outcome: Outcome | Finding) -> None:
+    change = tell(order(status=status, next_run_at=None), Word(outcome, source, EXPIRES)).change
+    paid = status is Status.FAILED and isinstance(outcome, Succeeded)
+    # A declined send may be a repeat's, whose first request moved the money.
+    unpaid = status is Status.SUCCESSFUL and isinstance(outcome, Declined) and source is not Source.SEND
+    assert (change is not None) == (paid or unpaid)
+    if change is None:
+        return
+    assert (change.after.status, change.after.review) == (status, Review.CONTRADICTED)
+    assert types(change) == ["payment.contradicted"]
+    assert change.events[0].data == {
+        "source": source,
+        "status": status,
+        "provider_says": "successful" if paid else "failed",
+    }
+    assert change.movement == (ledger.arrived_unexpectedly("mtn", OURS) if paid else None)
+
+
+def test_the_money_that_came_is_booked_not_the_money_that_was_wanted() -> None:
+    failed = order(status=Status.FAILED, next_run_at=None)
+    arrived = Money(700, "ZMW")
+    change = say(failed, Succeeded("TX1", arrived, PAYER), Source.CHECK)
+    assert change.movement == ledger.arrived_unexpectedly("mtn", arrived)
+    assert say(failed, Succeeded("TX1"), Source.CHECK).movement == ledger.arrived_unexpectedly("mtn", OURS)
+
+
+@pytest.mark.parametrize("source", Source)
+@pytest.mark.parametrize("review", [None, Review.UNRESOLVED, Review.MISMATCHED])
+@pytest.mark.parametrize(
+    ("success", "detail"),
+    [
+        (Succeeded("TX1", Money(700, "ZMW"), PAYER), "the provider says 7.00 ZMW"),
+        (Succeeded("TX1", Money(100_050, "USD")), "the provider says 1000.50 USD"),
+        (Succeeded("TX1", OURS, "260961234568"), "the provider names another payer"),
+    ],
+    ids=["money", "currency", "payer"],
+)
+def test_another_success_than_the_settled_one_contradicts_it_once(
+    source: Source, review: Review | None, success: Succeeded, detail: str
+) -> None:
+    settled = order(
+        status=Status.SUCCESSFUL, review=review, completed_at=T0, next_run_at=None, provider_transaction_id="TX0"
+    )
+    change = say(settled, success, source, EXPIRES)
+    assert change.after == replace(settled, review=Review.CONTRADICTED, version=settled.version + 1)
+    assert change.movement is None
+    assert change.events == (
+        EventDraft("payment.contradicted", {"source": source, "status": Status.SUCCESSFUL, "provider_says": detail}),
+    )
+    for again in (success, DECLINED):
+        assert changes_nothing(change.after, again, source, EXPIRES)
+    assert changes_nothing(replace(settled, status=Status.REVERSED), success, source, EXPIRES)
+
+
+# --- next_step and may_send_again ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attempt", "unsent", "sent_before", "accepted", "early", "late"),
+    [
+        (0, False, False, False, Step.SEND, Step.GIVE_UP),
+        (0, True, False, False, Step.SEND, Step.GIVE_UP),
+        (1, True, False, False, Step.SEND, Step.GIVE_UP),
+        (3, True, False, False, Step.SEND, Step.GIVE_UP),
+        (1, False, False, False, Step.ASK, Step.ASK),  # a crash between the commit and the send leaves the same row
+        (3, False, False, False, Step.ASK, Step.ASK),
+        (2, True, True, False, Step.ASK, Step.ASK),
+        (2, False, True, False, Step.ASK, Step.ASK),
+        (1, True, False, True, Step.ASK, Step.ASK),
+        (0, False, False, True, Step.ASK, Step.ASK),
+    ],
+)
+def test_the_worker_sends_only_what_surely_was_not_sent(
+    attempt: int, unsent: bool, sent_before: bool, accepted: bool, early: Step, late: Step
+) -> None:
+    for status in (Status.PENDING, Status.TIMEOUT):
+        payment = order(
+            status=status,
+            attempt=attempt,
+            unsent=unsent,
+            sent_before=sent_before,
+            accepted_at=T0 if accepted else None,
+        )
+        assert payment.surely_unsent == (early is Step.SEND)
+        assert next_step(payment, T0) is next_step(payment, SEND_BEFORE - TICK) is early
+        assert next_step(payment, SEND_BEFORE) is next_step(payment, EXPIRES) is late
+
+
+def test_sending_again_needs_every_one_of_its_conditions() -> None:
+    cases = product(
+        (True, False), Status, (None, T0), (FINGERPRINT, "mtn@production"), (SEND_BEFORE, SEND_BEFORE - TICK)
+    )
+    allowed = [
+        (status, now)
+        for dedupes, status, accepted, fingerprint, now in cases
+        if may_send_again(
+            order(status=status, accepted_at=accepted),
+            dedupes=dedupes,
+            account_fingerprint=fingerprint,
+            now=now,
+        )
+    ]
+    assert allowed == [(Status.PENDING, SEND_BEFORE - TICK), (Status.TIMEOUT, SEND_BEFORE - TICK)]
+
+
+# --- an honest provider is never contradicted ---------------------------------------------------------------
+
+
+class HonestProvider(RuleBasedStateMachine):
+    """A gateway, a network that delays and loses, and a provider that dedupes by reference and never lies.
+
+    The provider's book is the model: when it debited, the payment may not end as failed; when it did not and
+    never will, not as successful.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = T0
+        self.payment = order(attempt=0)
+        self.book = "nothing"  # then "waiting", then "debited" or "refused"
+        self.in_flight: list[datetime] = []  # until when a request's bytes may still arrive
+        self.answers: list[tuple[int, Outcome]] = []  # attempts and their answers, to be told late or again
+        self.reached = 0
+        self.moments: list[Moment] = []
+
+    def hear(self, outcome: Outcome | Finding, source: Source, attempt: int | None = None) -> None:
+        ago = 0 if attempt is None else self.payment.attempt - attempt
+        self.moments.append(tell(self.payment, Word(outcome, source, self.now, attempts_ago=ago)))
+        self.payment = self.moments[-1].after
+
+    def answer(self, outcome: Outcome, *, told: bool) -> None:
+        """The answer to the attempt that was begun last. Untold, its commit was lost, or its process sleeps."""
+        self.answers.append((self.payment.attempt, outcome))
+        if told:
+            self.hear(outcome, Source.SEND)
+
+    def found(self) -> Finding:
+        known: Mapping[str, Finding] = {
+            "nothing": NotFound(),
+            "waiting": Accepted(),
+            "debited": Succeeded("TX1", OURS, PAYER),
+            "refused": DECLINED,
+        }
+        return known[self.book]
+
+    def may_send(self) -> bool:
+        if self.payment.is_final:
+            return False
+        # The book may have changed since the provider was asked.
+        again = may_send_again(self.payment, dedupes=True, account_fingerprint=FINGERPRINT, now=self.now)
+        return next_step(self.payment, self.now) is Step.SEND or again
+
+    @rule(seconds=st.sampled_from([1, 10, 30, 59, 60, 120, 300, 600]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+        for until in [until for until in self.in_flight if until <= self.now]:
+            self.in_flight.remove(until)
+            self.arrive(refused_unrecorded=False)
+
+    def arrive(self, *, refused_unrecorded: bool) -> Outcome:
+        if refused_unrecorded:
+            return Declined(FailureCode.NOT_ALLOWED, "BUSY")
+        if self.book == "nothing":
+            self.book = "waiting"
+        return Accepted()  # a duplicate tells no result
+
+    @precondition(may_send)
+    @rule(told=st.booleans())
+    def send_is_not_sent(self, told: bool) -> None:
+        self.payment = begin(self.payment)
+        self.answer(NOT_SENT, told=told)
+
+    @precondition(may_send)
+    @rule(refused=st.booleans(), answered=st.booleans(), told=st.booleans())
+    def send_arrives(self, refused: bool, answered: bool, told: bool) -> None:
+        self.reached += 1
+        self.payment = begin(self.payment)
+        answer = self.arrive(refused_unrecorded=refused)
+        self.answer(answer if answered else Unknown("reset"), told=told)
+
+    @precondition(may_send)
+    @rule(seconds=st.integers(1, 300), told=st.booleans())
+    def send_is_under_way(self, seconds: int, told: bool) -> None:
+        self.reached += 1
+        self.payment = begin(self.payment)
+        self.in_flight.append(self.now + timedelta(seconds=seconds))
+        self.answer(Unknown("deadline"), told=told)
+
+    @precondition(lambda self: self.book == "waiting")
+    @rule(paid=st.booleans())
+    def payer_decides(self, paid: bool) -> None:
+        self.book = "debited" if paid else "refused"
+
+    @rule()
+    def worker_gives_up(self) -> None:
+        if not self.payment.is_final and next_step(self.payment, self.now) is Step.GIVE_UP:
+            self.hear(NotSent("too late"), Source.SEND)
+
+    @precondition(lambda self: self.payment.attempt > 0)
+    @rule(silent=st.booleans(), firm=st.booleans())
+    def worker_asks(self, silent: bool, firm: bool) -> None:
+        finding = self.found()
+        if firm and finding == NotFound() and not self.in_flight:
+            finding = NotFound(firm=True)
+        self.hear(Unknown("reset") if silent else finding, Source.CHECK)
+
+    @precondition(lambda self: self.book != "nothing")
+    @rule()
+    def provider_calls_back(self) -> None:
+        self.hear(self.found(), Source.CALLBACK)
+
+    @precondition(lambda self: self.answers)
+    @rule(data=st.data())
+    def an_answer_is_told_again(self, data: st.DataObject) -> None:
+        attempt, outcome = data.draw(st.sampled_from(self.answers))
+        self.hear(outcome, Source.SEND, attempt)
+
+    @invariant()
+    def no_final_word_is_wrong(self) -> None:
+        if self.payment.status is Status.SUCCESSFUL:
+            assert self.book == "debited"
+        if self.payment.status is Status.FAILED:
+            assert self.book == "refused" or (self.book == "nothing" and not self.in_flight)
+        if self.payment.surely_unsent or self.payment.failure_code == FailureCode.PROVIDER_UNAVAILABLE:
+            assert self.reached == 0
+        assert event_types(self.moments)["payment.contradicted"] == 0
+
+    def teardown(self) -> None:
+        """All is delivered, the payer decides, the worker goes on: the books agree."""
+        self.time_passes(300)
+        if self.book == "waiting":
+            self.payer_decides(paid=True)
+        for _ in range(4):
+            self.time_passes(600)
+            self.worker_gives_up()
+            if self.payment.attempt:
+                self.worker_asks(silent=False, firm=False)
+            self.no_final_word_is_wrong()
+        assert self.payment.status is (Status.SUCCESSFUL if self.book == "debited" else Status.FAILED)
+        booked = [moment.change.movement for moment in self.moments if moment.change and moment.change.movement]
+        assert booked == ([ledger.collected("mtn", OURS)] if self.book == "debited" else [])
+
+
+TestHonestProvider = HonestProvider.TestCase
+TestHonestProvider.settings = settings(deadline=None, max_examples=80, stateful_step_count=25)

@@ -1,0 +1,152 @@
+"""Settings: where they come from, what they default to, and that none shows its secret."""
+
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asyncpg import connect_utils
+from pydantic import SecretStr
+
+from kobiri import config
+from kobiri.config import ConfigurationError, Settings
+
+SECRETS = {
+    "DATABASE_URL": "postgresql://app:hunter2@db/kobiri",
+    "DATABASE_MIGRATION_URL": "postgresql://owner:hunter2@db/kobiri",
+    "DATABASE_PASSWORD": "hunter2",
+    "API_KEY_PEPPER": "hunter2" * 6,
+    "MTN_COLLECTION_API_KEY": "hunter2",
+    "MTN_COLLECTION_SUBSCRIPTION_KEY": "hunter2",
+    "MTN_COLLECTION_PRIMARY_KEY": "hunter2",
+    "MTN_WEBHOOK_SECRET": "hunter2",
+    "MTN_WEBHOOK_SECRET_PREVIOUS": "hunter2",
+}
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return config.load()
+
+
+def test_it_starts_with_nothing_set() -> None:
+    settings = config.load()
+    assert settings.uses_embedded_database
+    assert settings.configured_dsn is None
+    assert (settings.throttle_limit, settings.throttle_ttl) == (100, 60_000)
+    assert (settings.host, settings.port, settings.simulator_port) == ("127.0.0.1", 8000, 8001)
+    assert settings.mtn_timeout_seconds == 10
+    assert settings.idempotency_required
+    assert settings.idempotency_ttl_seconds == 24 * 3600
+    assert settings.expires_after == timedelta(minutes=15)
+
+
+def test_the_environment_is_read_and_an_empty_value_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(
+        monkeypatch, PORT="9000", LOG_LEVEL="WARNING", DATABASE_URL="", API_KEY_PEPPER="", THROTTLE_LIMIT="0"
+    )
+    assert (settings.port, settings.log_level, settings.throttle_limit) == (9000, "warning", 0)
+    assert settings.uses_embedded_database
+    assert settings.api_key_pepper is None
+
+
+def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=9001\nSIMULATOR_PORT=9002\nSOMETHING_ELSE=x\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(Settings.model_config, "env_file", ".env")
+    settings = load(monkeypatch, PORT="9000")
+    assert (settings.port, settings.simulator_port) == (9000, 9002)
+
+
+def test_the_database_may_be_named_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(
+        monkeypatch,
+        DATABASE_HOST="db.internal",
+        DATABASE_PORT="6432",
+        DATABASE_NAME="gateway",
+        DATABASE_USER="app@zm",
+        DATABASE_PASSWORD="p@ss:w/rd?#%",
+    )
+    assert not settings.uses_embedded_database
+    assert settings.configured_dsn == "postgresql://app%40zm:p%40ss%3Aw%2Frd%3F%23%25@db.internal:6432/gateway"
+
+
+@pytest.mark.parametrize("host", ["db.internal", "2001:db8::5", "/var/run/postgresql"])
+def test_the_driver_understands_the_parts(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    settings = load(monkeypatch, DATABASE_HOST=host, DATABASE_PORT="6432", DATABASE_PASSWORD="p@ss:w/rd?#%")
+    parse: Any = connect_utils._parse_connect_dsn_and_args  # type: ignore[attr-defined]
+    addresses, parameters, *_ = parse(
+        dsn=settings.configured_dsn,
+        **dict.fromkeys(
+            (
+                *("host", "port", "user", "password", "passfile", "database", "ssl", "direct_tls", "service"),
+                *("servicefile", "server_settings", "target_session_attrs", "krbsrvname", "gsslib"),
+            )
+        ),
+    )
+    expected = f"{host}/.s.PGSQL.6432" if host.startswith("/") else (host, 6432)
+    assert addresses == [expected]
+    assert (parameters.user, parameters.password, parameters.database) == ("kobiri_app", "p@ss:w/rd?#%", "kobiri")
+
+
+def test_the_address_wins_over_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, DATABASE_URL="postgresql://a@b/c", DATABASE_HOST="db.internal")
+    assert settings.configured_dsn == "postgresql://a@b/c"
+
+
+def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, **SECRETS)
+    assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+def test_every_setting_that_sounds_secret_is_kept_as_one() -> None:
+    """A new password, key or token is a SecretStr from its first day."""
+    secret_words = {"password", "secret", "key", "token", "pepper", "url"}
+    open_by_design = {"public_base_url", "mtn_base_url"}
+    for name, field in Settings.model_fields.items():
+        if secret_words & set(name.split("_")) and name not in open_by_design:
+            assert SecretStr in getattr(field.annotation, "__args__", (field.annotation,)), name
+            assert name.upper() in SECRETS, name
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({"API_KEY_PEPPER": "hunter2"}, "API_KEY_PEPPER"),
+        ({"DATABASE_URL": "mysql://app:hunter2@db/x"}, "DATABASE_URL"),
+        ({"DATABASE_URL": "postgresql://app:hunter2@[db/x"}, "DATABASE_URL"),
+        ({"MTN_COLLECTION_SUBSCRIPTION_KEY": "hunter2", "MTN_COLLECTION_PRIMARY_KEY": "hunter22"}, "MTN_COLLECTION_"),
+        ({"PUBLIC_BASE_URL": "http://[hunter2"}, "PUBLIC_BASE_URL"),
+    ],
+)
+def test_an_error_names_the_variable_and_not_its_secret(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], name: str
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load(monkeypatch, **variables)
+    told = str(refused.value)
+    assert told.startswith(name)
+    assert "\n" not in told
+    assert "hunter2" not in told
+    assert refused.value.__suppress_context__
+
+
+def test_one_subscription_key_has_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.load().mtn_collection_key is None
+    settings = load(monkeypatch, MTN_COLLECTION_PRIMARY_KEY="same")
+    assert settings.mtn_collection_key == SecretStr("same")
+    settings = load(monkeypatch, MTN_COLLECTION_SUBSCRIPTION_KEY="same")
+    assert settings.mtn_collection_key == SecretStr("same")
+
+
+def test_addresses_lose_their_last_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, PUBLIC_BASE_URL="https://pay.example.com/", MTN_BASE_URL="http://127.0.0.1:8001/mtn/")
+    assert settings.public_base_url == "https://pay.example.com"
+    assert settings.mtn_base_url == "http://127.0.0.1:8001/mtn"
+
+
+def test_trusted_proxies_are_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, TRUSTED_PROXIES="10.0.0.0/8, 192.0.2.7,2001:db8::/32,")
+    assert settings.trusted_proxies == tuple(map(ip_network, ("10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32")))

@@ -1,0 +1,99 @@
+"""The worker's loop: takes what is due by itself, survives a defect, and stops without dropping anything."""
+
+import asyncio
+from asyncio import sleep
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from time import monotonic
+
+import pytest
+
+from kobiri.services import checking
+from kobiri.services.gateway import Gateway
+from kobiri.store.payments import Claim
+from kobiri.worker import loop, tasks
+from tests.api.steps import PATIENCE_S, charged, eventually, gateway, make_due, read, sends
+from tests.conftest import Api, Simulator
+
+
+@asynccontextmanager
+async def worker(api: Api, grace_s: float = 10) -> AsyncIterator[asyncio.Event]:
+    stop = asyncio.Event()
+    periodic = tasks.periodic(gateway(api), timedelta(days=90))
+    running = asyncio.create_task(loop.run(gateway(api), periodic, stop, concurrency=10, grace_s=grace_s))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        await asyncio.wait_for(running, PATIENCE_S)
+
+
+async def reaches(api: Api, payment_id: str, status: str) -> None:
+    deadline = monotonic() + PATIENCE_S
+    while (payment := await read(api, payment_id))["status"] != status:
+        assert monotonic() < deadline, payment
+        await make_due(api.database)
+        await sleep(0.05)
+
+
+async def test_it_sends_asks_and_seals_by_itself(api: Api, simulator: Simulator) -> None:
+    async with worker(api):
+        made = [(await api.pay(headers={"prefer": "respond-async"})).json() for _ in range(5)]
+        for payment in made:
+            await reaches(api, payment["id"], "SUCCESSFUL")
+            await charged(simulator, payment["provider_reference"])
+            assert len(await sends(simulator, payment["provider_reference"])) == 1
+        deadline = monotonic() + PATIENCE_S
+        while await api.database.value("SELECT count(*) FROM unsealed_events"):
+            assert monotonic() < deadline
+            await sleep(0.05)
+
+
+async def test_a_defect_with_one_payment_does_not_stop_the_others(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad, good = [(await api.pay(headers={"prefer": "respond-async"})).json()["id"] for _ in range(2)]
+    resume = checking.resume
+
+    async def broken(parts: Gateway, claim: Claim) -> None:
+        if claim.payment_id == bad:
+            raise RuntimeError
+        await resume(parts, claim)
+
+    monkeypatch.setattr(checking, "resume", broken)
+    async with worker(api):
+        await reaches(api, good, "SUCCESSFUL")
+    assert (await read(api, bad))["status"] == "PENDING"
+
+
+async def test_told_to_stop_it_finishes_what_is_at_hand(api: Api, simulator: Simulator) -> None:
+    await api.pay()
+    await simulator.fault(kind="latency", operation="create", ms=500)
+    async with worker(api) as stop:
+        payment = (await api.pay(headers={"prefer": "respond-async"})).json()
+        await eventually(lambda: sends(simulator, payment["provider_reference"]))
+        stop.set()
+    assert await api.database.value("SELECT accepted_at FROM payments WHERE id = $1", payment["id"])
+
+
+async def test_what_lasts_longer_than_the_grace_ends_as_unknown(api: Api, simulator: Simulator) -> None:
+    await api.pay()
+    await simulator.fault(kind="hang", operation="create", processed=True, times=1)
+    async with worker(api, grace_s=0.1) as stop:
+        payment = (await api.pay(headers={"prefer": "respond-async"})).json()
+        await eventually(lambda: sends(simulator, payment["provider_reference"]))
+        stop.set()
+    row = (await api.database.fetch("SELECT status, lease_token FROM payments WHERE id = $1", payment["id"]))[0]
+    assert tuple(row) == ("TIMEOUT", None)
+
+
+async def test_what_is_claimed_at_the_last_moment_is_given_back(api: Api) -> None:
+    payment = (await api.pay()).json()
+    await api.database.fetch("UPDATE payments SET next_run_at = now() WHERE id = $1", payment["id"])
+    gateway = api.app.state.api.gateway
+    (claim,) = await checking.claim_due(gateway, 10)
+    gateway.calls.cut()
+
+    await checking.resume(gateway, claim)
+
+    (row,) = await api.database.fetch("SELECT lease_token, next_run_at <= now() AS due FROM payments")
+    assert (row["lease_token"], row["due"]) == (None, True)
