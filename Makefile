@@ -15,7 +15,7 @@ run: .venv/.package ## run everything here: database, simulators, API, worker, d
 	@KOBIRI_SUPERVISED=1 exec $(BIN)/kobiri demo
 
 test: .venv/.dev ## run the tests and hold the coverage (a single file: .venv/bin/pytest tests/...)
-	$(BIN)/pytest -n auto --cov --cov-report=
+	$(BIN)/pytest -n 4 --cov --cov-report=
 	@for package in domain services store; do \
 		echo "Coverage of kobiri.$$package, at least 90 % of lines:"; \
 		$(BIN)/coverage report --include="src/kobiri/$$package/*" --fail-under=90 || exit 1; \
@@ -25,7 +25,7 @@ test-full: .venv/.dev ## the whole suite against Debian's PostgreSQL 15, with th
 	@sh requirements/debian.sh
 	pg_virtualenv -v 15 -o fsync=off -o max_connections=400 sh -c '\
 		TEST_DATABASE_URL="postgresql://$$PGUSER:$$PGPASSWORD@$$PGHOST:$$PGPORT/postgres" \
-		exec $(BIN)/pytest -n auto -m ""'
+		exec $(BIN)/pytest -n 4 -m ""'
 
 check: .venv/.dev ## format, lint, types, direction of imports, no download address in git
 	$(BIN)/ruff format --check
