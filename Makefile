@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Two thirds of the time would go into byte code that is never run; what runs is compiled then.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --no-compile
+# Four at a time, on two cores too: many tests wait, for a lease to end or a process to start.
+PYTEST := $(BIN)/pytest -n 4
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-full check bench lock clean
@@ -15,7 +17,7 @@ run: .venv/.package ## run everything here: database, simulators, API, worker, d
 	@KOBIRI_SUPERVISED=1 exec $(BIN)/kobiri demo
 
 test: .venv/.dev ## run the tests and hold the coverage (a single file: .venv/bin/pytest tests/...)
-	$(BIN)/pytest -n 4 --cov --cov-report=
+	$(PYTEST) --cov --cov-report=
 	@for package in domain services store; do \
 		echo "Coverage of kobiri.$$package, at least 90 % of lines:"; \
 		$(BIN)/coverage report --include="src/kobiri/$$package/*" --fail-under=90 || exit 1; \
@@ -25,7 +27,7 @@ test-full: .venv/.dev ## the whole suite against Debian's PostgreSQL 15, with th
 	@sh requirements/debian.sh
 	pg_virtualenv -v 15 -o fsync=off -o max_connections=400 sh -c '\
 		TEST_DATABASE_URL="postgresql://$$PGUSER:$$PGPASSWORD@$$PGHOST:$$PGPORT/postgres" \
-		exec $(BIN)/pytest -n 4 -m ""'
+		exec $(PYTEST) -m ""'
 
 check: .venv/.dev ## format, lint, types, direction of imports, no download address in git
 	$(BIN)/ruff format --check

@@ -154,6 +154,19 @@ def test_starts_that_race_find_one_server(home: Path) -> None:
     assert (home / "postgres/log").read_text().count("ready to accept connections") == 1
 
 
+def test_another_start_may_make_the_folder_first(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir = os.mkdir
+
+    def beaten_mkdir(path: Path, *options: int) -> None:
+        if path == home:
+            mkdir(path)
+        mkdir(path, *options)
+
+    monkeypatch.setattr(os, "mkdir", beaten_mkdir)
+
+    assert query(embedded.start(home, throwaway=True), "SELECT 1") == "1"
+
+
 def test_ctrl_c_in_the_foreground_does_not_reach_it(home: Path) -> None:
     embedded.start(home, throwaway=True)
 
