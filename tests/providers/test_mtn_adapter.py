@@ -217,7 +217,7 @@ async def test_a_dropped_request_is_unknown_and_not_repeated(mtn: Mtn, provider:
 
 async def test_no_answer_in_time_is_unknown(mtn: Mtn) -> None:
     mtn.on_create = mtn.hang
-    async with provider_at(mtn.url, answer_within_s=0.2) as provider:
+    async with provider_at(mtn.url, answer_within_s=1) as provider:
         assert await provider.collect(COLLECTION) == Unknown("no answer in time")
     assert len(mtn.creates) == 1
 
@@ -260,7 +260,7 @@ async def test_what_mtn_does_not_know_is_not_found_softly(mtn: Mtn, provider: Mt
 
 async def test_a_question_without_an_answer_is_unknown(mtn: Mtn) -> None:
     mtn.on_status = mtn.hang
-    async with provider_at(mtn.url, answer_within_s=0.2) as provider:
+    async with provider_at(mtn.url, answer_within_s=1) as provider:
         assert await provider.find(REFERENCE) == Unknown("no answer in time")
 
 
@@ -454,14 +454,18 @@ async def test_a_second_pass_that_is_dropped_is_unknown(mtn: Mtn, provider: MtnP
 
 
 async def test_both_passes_share_one_deadline(mtn: Mtn) -> None:
-    async def refuse_then_hang(request: web.Request) -> web.Response:
-        return await (answer(401) if len(mtn.creates) == 1 else mtn.hang)(request)
+    async def refuse_late_then_hang(request: web.Request) -> web.Response:
+        if len(mtn.creates) == 1:
+            await asyncio.sleep(1.5)
+            return web.Response(status=401)
+        return await mtn.hang(request)
 
-    mtn.on_create = refuse_then_hang
-    async with provider_at(mtn.url, answer_within_s=0.3) as provider:
+    mtn.on_create = refuse_late_then_hang
+    async with provider_at(mtn.url, answer_within_s=3) as provider:
         started = asyncio.get_running_loop().time()
         assert await provider.collect(COLLECTION) == Unknown("no answer in time")
-        assert asyncio.get_running_loop().time() - started < 5
+        assert asyncio.get_running_loop().time() - started < 1.5 + 3
+    assert len(mtn.creates) == 2
 
 
 async def test_closing_ends_a_fetch_that_hangs(mtn: Mtn) -> None:
