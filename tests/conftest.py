@@ -138,6 +138,14 @@ async def _prepare_template(server: Cluster) -> None:
 
 
 @pytest.fixture
+def alone_with_roles(run_folder: Path) -> Iterator[None]:
+    """Roles belong to the whole server: the tests that change them go one at a time, over all processes."""
+    with (run_folder / "roles.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
 async def database(cluster: Cluster) -> AsyncIterator[TestDatabase]:
     """A migrated database of this test's own."""
     name = f"kobiri_test_{uuid.uuid4().hex[:16]}"
@@ -210,7 +218,7 @@ def make_settings(database: TestDatabase, simulator_url: str, **overrides: Any) 
         "mtn_collection_api_user": "8c5f5a5e-0000-4000-8000-000000000001",
         "mtn_collection_api_key": "test-api-key-0123456789",
         "mtn_collection_subscription_key": "test-subscription-key",
-        "mtn_timeout_seconds": 2,
+        "mtn_timeout_seconds": 4,
         "throttle_limit": 0,
         "database_pool_size": 8,
     }

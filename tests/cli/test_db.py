@@ -29,7 +29,7 @@ async def empty(cluster: Cluster) -> AsyncIterator[TestDatabase]:
     await cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.mark.xdist_group("migrations")
+@pytest.mark.usefixtures("alone_with_roles")
 def test_up_down_and_up_again(make_cli: MakeCli, empty: TestDatabase) -> None:
     cli = make_cli(DATABASE_URL=empty.dsn, DATABASE_MIGRATION_URL=empty.owner_dsn)
     head = migrations.head()

@@ -10,7 +10,7 @@ from kobiri.store.migrations import run as migrations
 from tests.conftest import LOGIN, Cluster, TestDatabase
 from tests.structure.catalogue import violations
 
-pytestmark = pytest.mark.xdist_group("migrations")  # roles belong to the whole server
+pytestmark = pytest.mark.usefixtures("alone_with_roles")
 
 WALL = "(SELECT nullif(current_setting('app.tenant_id', true), '')::uuid)"
 

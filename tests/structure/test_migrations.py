@@ -18,7 +18,7 @@ from tests.conftest import LOGIN, PASSWORD, Cluster, TestDatabase
 from tests.store.builders import lock_awaited
 from tests.structure.catalogue import violations
 
-pytestmark = pytest.mark.xdist_group("migrations")  # roles belong to the whole server
+pytestmark = pytest.mark.usefixtures("alone_with_roles")
 
 VERSIONS = migrations.FOLDER / "versions"
 
