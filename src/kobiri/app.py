@@ -86,8 +86,8 @@ def pepper(settings: Settings) -> bytes:
 
 def accounts(settings: Settings) -> list[Provider]:
     """The platform's provider accounts, as far as the environment names them."""
-    made = (entry.platform_account(settings) for entry in registry.PROVIDERS)
-    return [account for account in made if account is not None]
+    made = ((entry, registry.platform_account(settings, entry.spec)) for entry in registry.PROVIDERS)
+    return [entry.build(account) for entry, account in made if account is not None]
 
 
 @asynccontextmanager

@@ -53,10 +53,13 @@ class Settings(BaseSettings):
     # Secrets. Without a pepper and with the embedded database one is made and kept under KOBIRI_HOME.
     api_key_pepper: SecretStr | None = None
 
+    # Providers. Connections of one account: so many calls at once, and one that hangs takes no place from another.
+    provider_max_connections: Annotated[int, Field(ge=1, le=10_000)] = 2_000
+
     # MTN MoMo: the platform's account. Not enabled: no new payments (503); running ones are still followed.
     mtn_enabled: bool = True
-    mtn_base_url: str = "https://sandbox.momodeveloper.mtn.com"
-    mtn_target_environment: str = "sandbox"
+    mtn_base_url: str | None = None
+    mtn_target_environment: str | None = None
     mtn_currency: Annotated[str | None, Field(pattern=r"^[A-Z]{3}$")] = None
     mtn_mode: Literal["live", "test", "both"] | None = None
     mtn_collection_api_user: str | None = None
@@ -66,7 +69,6 @@ class Settings(BaseSettings):
     mtn_webhook_secret: SecretStr | None = None
     mtn_webhook_secret_previous: SecretStr | None = None
     mtn_timeout_seconds: Seconds = 10
-    mtn_max_connections: Annotated[int, Field(ge=1, le=10_000)] = 2_000
 
     # Payments
     idempotency_required: bool = True
@@ -130,12 +132,9 @@ class Settings(BaseSettings):
         first, second = self.mtn_collection_subscription_key, self.mtn_collection_primary_key
         if first and second and first != second:
             raise ValueError("MTN_COLLECTION_SUBSCRIPTION_KEY and MTN_COLLECTION_PRIMARY_KEY differ; set one of them")
+        if second and not first:
+            self.mtn_collection_subscription_key = second
         return self
-
-    @property
-    def mtn_collection_key(self) -> SecretStr | None:
-        """MTN_COLLECTION_PRIMARY_KEY is another name for MTN_COLLECTION_SUBSCRIPTION_KEY."""
-        return self.mtn_collection_subscription_key or self.mtn_collection_primary_key
 
     @property
     def uses_embedded_database(self) -> bool:

@@ -7,28 +7,46 @@ host, a refused port, a failed TLS handshake and a wait for a place among the co
 
 import asyncio
 import errno
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import TypeVar
 
 import aiohttp
 from aiohttp.connector import Connection
 
 from kobiri import __version__
+from kobiri.domain import outcome
 
 CONNECT_WITHIN_S = 3.0  # a place among the connections, DNS, TCP and TLS together
 IDLE_CONNECTION_S = 15.0  # shorter than servers and their balancers keep an idle connection
 MAX_ANSWER_BYTES = 64 * 1024
 
+MAX_REST_S = 3600
+
 Session = aiohttp.ClientSession
+T = TypeVar("T")
 
 
 class NotSent(Exception):
     """No byte of the request was written. The text is short and tells no URL, header or body."""
 
+    @property
+    def outcome(self) -> outcome.NotSent:
+        return outcome.NotSent(str(self), outage=not isinstance(self, TooLate))
+
+
+class TooLate(NotSent):
+    """The moment after which the first byte must not leave has passed."""
+
 
 class MaybeSent(Exception):
     """The request may have been written, and there is no whole answer. The text is as in `NotSent`."""
+
+    @property
+    def outcome(self) -> outcome.Unknown:
+        return outcome.Unknown(str(self))
 
 
 class _AnswerTooLarge(Exception):
@@ -43,6 +61,10 @@ class _StrayAnswer(Exception):
     pass
 
 
+class _Late(Exception):
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A whole answer. Header names match in any case; `body` is as it came, at most MAX_ANSWER_BYTES."""
@@ -51,13 +73,21 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
 
+    def heed(self, said: T) -> T:
+        """What the answer says, with the rest in it that its Retry-After asks for (in seconds; dates are not read)."""
+        asked = self.headers.get("Retry-After", "")
+        if isinstance(said, outcome.Unknown) and asked.isascii() and asked.isdigit() and len(asked) < 10:
+            return replace(said, retry_after_s=min(float(asked), MAX_REST_S))
+        return said
+
 
 class _Call:
     """What is known about one call. It is its own middleware, and the context of its own trace."""
 
-    __slots__ = ("connected", "passed")
+    __slots__ = ("_first_byte_before", "connected", "passed")
 
-    def __init__(self) -> None:
+    def __init__(self, first_byte_before: float | None = None) -> None:
+        self._first_byte_before = first_byte_before
         self.connected = False
         self.passed = False
 
@@ -69,15 +99,22 @@ class _Call:
         if self.passed:
             raise _SecondPass
         self.passed = True
+        assert isinstance(request, _Request), "the session was made by provider_session"
+        request.first_byte_before = self._first_byte_before
         return await handler(request)
 
 
 class _Request(aiohttp.ClientRequest):
+    first_byte_before: float | None = None
+
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
         # A server may write into an idle connection (some say 408 before they close it). aiohttp would take
         # that for the answer to the next request.
         if conn.protocol is not None and conn.protocol.should_close:
             raise _StrayAnswer
+        # The last look at the clock before the first byte: whoever waited for a place or a handshake looks again.
+        if self.first_byte_before is not None and time.monotonic() > self.first_byte_before:
+            raise _Late
         return await super().send(conn)
 
 
@@ -116,9 +153,13 @@ async def send_once(
     headers: Mapping[str, str],
     body: bytes | None,
     deadline_s: float,
+    first_byte_before: float | None = None,
 ) -> Answer:
-    """Make a call that moves money: it is written at most once. Raises NotSent or MaybeSent."""
-    call = _Call()
+    """Make a call that moves money: it is written at most once, and not after a monotonic time where one is given.
+
+    Raises NotSent or MaybeSent.
+    """
+    call = _Call(first_byte_before)
     return await _exchange(session, method, url, headers, body, deadline_s, call, middlewares=(call,))
 
 
@@ -163,6 +204,8 @@ async def _exchange(
             return Answer(response.status, response.headers, await _read(response))
     except _StrayAnswer:
         raise NotSent("the connection held an answer to no request") from None
+    except _Late:
+        raise TooLate("it was held up for too long") from None
     # Any exception at all: nobody can list what a hostile answer makes aiohttp raise, and a call that moves
     # money must end in a known way. The cause is dropped, for aiohttp's texts tell addresses and URLs.
     except Exception as error:  # noqa: BLE001

@@ -32,7 +32,7 @@ SUCCEEDED = Succeeded("363440463", Money(10_000, "ZMW"), "260961234567")
 
 
 def collection(description: str | None = None, money: Money = Money(10_000, "ZMW")) -> Collection:  # noqa: B008
-    return Collection(REFERENCE, money, Msisdn("260961234567"), description)
+    return Collection(REFERENCE, money, Msisdn("260961234567"), "mtn", description)
 
 
 def dump(**changes: object) -> bytes:
@@ -124,8 +124,8 @@ def test_a_callback_url_travels_only_where_there_is_one() -> None:
         (400, b'{"code":"ODD","message":""}', Declined(FailureCode.PROVIDER_REJECTED, "ODD")),
         (400, b'{"error":"Invalid"}', Declined(FailureCode.PROVIDER_REJECTED, "Invalid")),
         (400, b'{"code":"PAYER_NOT_FOUND"}', Declined(FailureCode.PAYER_NOT_FOUND, "PAYER_NOT_FOUND")),
-        (400, b'{"code":"RESOURCE_ALREADY_EXIST"}', Unknown("HTTP 400 RESOURCE_ALREADY_EXIST")),
-        (400, b'{"code":"INTERNAL_PROCESSING_ERROR"}', Unknown("HTTP 400 INTERNAL_PROCESSING_ERROR")),
+        (400, b'{"code":"RESOURCE_ALREADY_EXIST"}', Unknown("HTTP 400 RESOURCE_ALREADY_EXIST", outage=False)),
+        (400, b'{"code":"INTERNAL_PROCESSING_ERROR"}', Unknown("HTTP 400 INTERNAL_PROCESSING_ERROR", outage=False)),
         (422, b"", Declined(FailureCode.PAYER_NOT_FOUND)),
         (500, b'{"code":"NOT_ENOUGH_FUNDS"}', Declined(FailureCode.INSUFFICIENT_FUNDS, "NOT_ENOUGH_FUNDS")),
         (500, b'{"code":"INVALID_CURRENCY"}', Declined(FailureCode.PROVIDER_REJECTED, "INVALID_CURRENCY")),
@@ -139,9 +139,9 @@ def test_a_callback_url_travels_only_where_there_is_one() -> None:
         (200, b"", Unknown("HTTP 200")),
         (201, b"{}", Unknown("HTTP 201")),
         (307, b"", Unknown("HTTP 307")),
-        (403, b"<html>", Unknown("HTTP 403")),
-        (404, b'{"code":"RESOURCE_NOT_FOUND"}', Unknown("HTTP 404 RESOURCE_NOT_FOUND")),
-        (429, b'{"statusCode":429,"message":"Rate limit is exceeded."}', Unknown("HTTP 429")),
+        (403, b"<html>", Unknown("HTTP 403", outage=False)),
+        (404, b'{"code":"RESOURCE_NOT_FOUND"}', Unknown("HTTP 404 RESOURCE_NOT_FOUND", outage=False)),
+        (429, b'{"statusCode":429,"message":"Rate limit is exceeded."}', Unknown("HTTP 429", outage=False)),
     ],
 )
 def test_answers_to_a_request_to_pay(status: int, body: bytes, outcome: object) -> None:
@@ -209,11 +209,11 @@ def test_only_documented_refusals_decline_a_500() -> None:
         (200, b"\xff" + dump(), Unknown("the body is not JSON")),
         (401, b"", wire.TokenRefused()),
         (404, b'{"code":"RESOURCE_NOT_FOUND","message":"Not found."}', NotFound(firm=False)),
-        (404, b'{"statusCode":404,"message":"Resource not found"}', Unknown("HTTP 404")),
-        (404, b"<html>", Unknown("HTTP 404")),
+        (404, b'{"statusCode":404,"message":"Resource not found"}', Unknown("HTTP 404", outage=False)),
+        (404, b"<html>", Unknown("HTTP 404", outage=False)),
         (202, dump(), Unknown("HTTP 202")),
         (500, dump(), Unknown("HTTP 500")),
-        (429, b"", Unknown("HTTP 429")),
+        (429, b"", Unknown("HTTP 429", outage=False)),
     ],
 )
 def test_answers_to_a_status_question(status: int, body: bytes, finding: object) -> None:

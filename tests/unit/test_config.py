@@ -134,11 +134,11 @@ def test_an_error_names_the_variable_and_not_its_secret(
 
 
 def test_one_subscription_key_has_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert config.load().mtn_collection_key is None
+    assert config.load().mtn_collection_subscription_key is None
     settings = load(monkeypatch, MTN_COLLECTION_PRIMARY_KEY="same")
-    assert settings.mtn_collection_key == SecretStr("same")
+    assert settings.mtn_collection_subscription_key == SecretStr("same")
     settings = load(monkeypatch, MTN_COLLECTION_SUBSCRIPTION_KEY="same")
-    assert settings.mtn_collection_key == SecretStr("same")
+    assert settings.mtn_collection_subscription_key == SecretStr("same")
 
 
 def test_addresses_lose_their_last_slash(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,7 +257,7 @@ async def test_success_after_failure_changes_no_status_but_is_told_and_booked(ap
     payment = (await api.pay()).json()
     failed = await until(api, payment["id"], "FAILED")
     await charged(simulator, payment["provider_reference"])
-    word = await gateway(api).roads._accounts[0].find(payment["provider_reference"])
+    word = await gateway(api).roads._accounts[0].find("collection", payment["provider_reference"], within_s=4)
     # No check is due for what is final: the word comes as a late callback, a statement or an operator's question.
     await tell(api, payment["id"], word)
     await tell(api, payment["id"], word)

@@ -11,8 +11,8 @@ from kobiri.api.addresses import source_address
 from kobiri.api.auth import caller_of
 from kobiri.api.schemas import CallbackHealth
 from kobiri.api.state import ApiState
+from kobiri.providers.base import Callback
 from kobiri.services import callbacks as service
-from kobiri.services.callbacks import Posted
 from kobiri.store.payments import Author
 
 AnyRequest = Request[Any, Any, Any]
@@ -43,7 +43,7 @@ async def callback_status(request: AnyRequest, provider: FromPath[str]) -> Callb
     account, health = await service.health(state.gateway, caller_of(request), provider)
     return CallbackHealth(
         provider=provider,
-        signed=bool(account.callback_secrets),
+        signed=account.spec.signs_callbacks or bool(account.account.webhook_secrets),
         callback_url_configured=state.callback_url_configured,
         applied_24h=health.applied,
         hints_24h=health.hints,
@@ -56,15 +56,17 @@ async def _receive(request: AnyRequest, provider: str, body: bytes) -> Taken:
     address = source_address(request.scope, state.trusted_proxies)
     # Only bad callbacks count against an address: a provider that posts thousands from one must not be refused.
     await state.throttle.check_address(address)
-    posted = Posted(
-        headers=dict(request.headers.items()),
-        signatures=request.headers.getall("x-signature-256", []),
+    callback = Callback(
+        method=request.method,
+        authority=request.headers.get("host", ""),
+        path=request.scope["path"],
+        headers=tuple((name.lower(), value) for name, value in request.headers.multi_items()),
         body=body,
     )
     author = Author(f"provider:{provider}"[:80], request.scope["state"]["request_id"])
     known = False
     try:
-        known = await service.receive(state.gateway, state.refusals, provider, posted, author)
+        known = await service.receive(state.gateway, state.refusals, provider, callback, author)
     except service.OUR_TROUBLE:
         known = True
         raise

@@ -51,6 +51,11 @@ class Msisdn:
         return "ZM" if self.digits.startswith(ZAMBIA) else None
 
     @property
+    def national(self) -> str:
+        """Without the country code, of the countries that are served: 961234567."""
+        return self.digits.removeprefix(ZAMBIA)
+
+    @property
     def network(self) -> str | None:
         """Whose wallet this probably is; None when the number does not tell."""
         if self.digits.startswith(ZAMBIA):

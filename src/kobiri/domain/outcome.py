@@ -10,6 +10,7 @@ class FailureCode(StrEnum):
     """Why no money moved, in our words. The provider's own word stands beside it."""
 
     PAYER_NOT_FOUND = "payer_not_found"
+    PAYEE_NOT_FOUND = "payee_not_found"
     INSUFFICIENT_FUNDS = "insufficient_funds"
     PAYER_LIMIT_REACHED = "payer_limit_reached"
     PAYER_DECLINED = "payer_declined"
@@ -20,6 +21,7 @@ class FailureCode(StrEnum):
     PROVIDER_ERROR = "provider_error"
     PROVIDER_UNAVAILABLE = "provider_unavailable"
     NOT_RECEIVED = "not_received"
+    RESOLVED_BY_OPERATOR = "resolved_by_operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,27 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """Not one byte of the money request was written."""
+    """Not one byte of the money request was written.
+
+    `outage`: the provider or the line to it is in trouble; False where the reason lies with us.
+    """
 
     reason: str
+    outage: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Anything after the first byte that is not a firm answer."""
+    """Anything after the first byte that is not a firm answer.
+
+    `outage` is as in NotSent: False where the provider answered in good order, such as 403 or 429. `retry_after_s`:
+    it asked for so many seconds of rest. `askable` False: it has no status query, so a person or a statement must tell.
+    """
 
     reason: str
+    outage: bool = True
+    retry_after_s: float | None = None
+    askable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +93,5 @@ class Source(StrEnum):
     SEND = "send"
     CHECK = "check"
     CALLBACK = "callback"
+    STATEMENT = "statement"
+    PERSON = "person"

@@ -46,6 +46,7 @@ class Status(StrEnum):
 FINAL = frozenset({Status.SUCCESSFUL, Status.FAILED, Status.REVERSED})
 
 Mode = Literal["live", "test"]
+Kind = Literal["collection", "payout", "refund"]
 
 
 class Review(StrEnum):
@@ -63,7 +64,7 @@ class Payment:
     id: PaymentId
     tenant_id: TenantId
     mode: Mode
-    kind: Literal["collection"]
+    kind: Kind
     status: Status
     money: Money
     payer: Msisdn

@@ -1,13 +1,18 @@
 """What every provider is: a spec that declares what it can do, and an adapter that does it."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from enum import StrEnum
+from typing import Literal, Protocol, TypeAlias
 
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import Accepted, Declined, Finding, Outcome, Succeeded
+from kobiri.domain.payment import Kind
+
+# --- what a provider declares ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,31 +21,149 @@ class Operation:
 
     `dedupes`: a second request with the same reference of ours moves nothing.
     `status_query`: "none", "soft" (a not-found may still turn into a found), or "firm".
+    `partial`: a part of the amount may be moved (refunds; the others always move what is asked).
     """
 
     dedupes: bool
     status_query: Literal["none", "soft", "firm"]
+    partial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One thing that an account must know. `default` None: it must be given, unless it is `optional`.
+
+    The platform's account takes it from the environment, under the provider's id and this name: MTN_TARGET_ENVIRONMENT.
+    """
+
+    name: str
+    label: str
+    secret: bool = False
+    default: str | None = None
+    optional: bool = False
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderSpec:
-    """The declaration of one provider; routes, docs and limits are derived from it."""
+    """The declaration of one provider; routes, settings, docs and limits are derived from it. Nothing has a default.
+
+    `base_url`: its sandbox's; `is_sandbox` tells from base URL and values whether an account moves no real money.
+    `networks`: whose wallets it reaches. A kind of movement that is not in `operations` is not offered.
+    `answer_within_s`: what a client waits for an answer. `deadline_s`: what the provider gets; longer only where there
+    is no status query, for such a call is never cut short. `status_reads_per_s`: how often it wants to be asked; None:
+    it does not say.
+    """
 
     id: str
     name: str
+    base_url: str
+    is_sandbox: Callable[[str, Mapping[str, str]], bool]
     networks: frozenset[str]
-    collect: Operation
+    countries: frozenset[str]
+    operations: Mapping[Kind, Operation]
     signs_callbacks: bool
+    fields: tuple[Field, ...]
+    answer_within_s: float
+    deadline_s: float
+    status_reads_per_s: float | None
+
+
+# --- an account at a provider ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One account, as its owner configured it. Nothing secret shows.
+
+    `values` are those of the spec's fields, complete (defaults filled in, absent optional ones left out).
+    `callback_url`: where the provider shall post outcomes; its path may hold a secret too. `webhook_secrets`: with one
+    of them every callback must be signed by X-Signature-256; empty: none needs to.
+    """
+
+    base_url: str
+    modes: frozenset[str]
+    values: Mapping[str, str] = field(repr=False)
+    callback_url: str | None = field(repr=False)
+    webhook_secrets: tuple[bytes, ...] = field(repr=False)
+    answer_within_s: float
+    deadline_s: float
+    max_connections: int
+
+
+def fingerprint(*where: str) -> str:
+    """Where an account points, from base URL, environment and API user; it tells none of them."""
+    return hashlib.sha256("\n".join(where).encode()).hexdigest()[:16]
+
+
+# --- what is asked of it --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A request to a payer's wallet."""
+    """Money from a payer's wallet."""
 
     reference: ProviderReference
     money: Money
     payer: Msisdn
+    network: str
     description: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Payout:
+    """Money into a payee's wallet."""
+
+    reference: ProviderReference
+    money: Money
+    payee: Msisdn
+    network: str
+    description: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """Money of a collection back to its payer. The collection went over this very account and succeeded.
+
+    `collection`: our reference of it; `collection_transaction_id`: theirs, where they told one.
+    """
+
+    reference: ProviderReference
+    money: Money
+    payer: Msisdn
+    network: str
+    description: str | None
+    collection: ProviderReference
+    collection_transaction_id: str | None
+
+
+Request: TypeAlias = Collection | Payout | Refund
+
+
+# --- what it tells by itself ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """A callback as it came in. Header names are in lower case; a name may stand there more than once."""
+
+    method: str
+    authority: str
+    path: str
+    headers: Sequence[tuple[str, str]]
+    body: bytes = field(repr=False)
+
+    def values(self, name: str) -> list[str]:
+        """All values of one header."""
+        return [value for known, value in self.headers if known == name]
+
+
+class Authenticity(StrEnum):
+    """Whether a callback proves who sent it. A check that cannot be made is never GENUINE."""
+
+    GENUINE = "genuine"
+    UNSIGNED = "unsigned"
+    FORGED = "forged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +180,20 @@ class Unreadable(Exception):
     """A callback that is not one. The text is one plain sentence without any of its content."""
 
 
+# --- the adapter ----------------------------------------------------------------------------------------------------
+
+
 class Provider(Protocol):
-    """One account at one provider."""
+    """One account at one provider. It never raises for anything that the network or the provider does.
+
+    Made inside a running loop by its `Build`; closed after use.
+    """
 
     @property
     def spec(self) -> ProviderSpec: ...
+
+    @property
+    def account(self) -> Account: ...
 
     @property
     def fingerprint(self) -> str:
@@ -71,31 +203,34 @@ class Provider(Protocol):
     @property
     def currencies(self) -> frozenset[str]: ...
 
-    @property
-    def modes(self) -> frozenset[str]:
-        """Which of "live" and "test" this account serves."""
+    async def send(self, request: Request, *, within_s: float, first_byte_before: float | None) -> Outcome:
+        """Move money, once: `request` is of a kind that the spec offers.
+
+        All of it ends within `within_s` seconds. After the monotonic time `first_byte_before` (where given) the first
+        byte of the money request must not leave any more: NotSent.
+        """
         ...
 
-    @property
-    def answer_within_s(self) -> float:
-        """How long a call may take, and the client waits."""
+    async def find(self, kind: Kind, reference: ProviderReference, *, within_s: float) -> Finding:
+        """Ask what became of a movement. Where there is no status query: Unknown with `askable` False."""
         ...
 
-    @property
-    def callback_secrets(self) -> tuple[bytes, ...]:
-        """Secrets with which genuine callbacks are signed; empty where callbacks are hints only."""
+    async def check(self, *, within_s: float) -> str | None:
+        """Make a real call that moves nothing, to learn whether the provider takes this account.
+
+        None: it does; else why not, in one sentence that tells no secret.
+        """
         ...
 
-    async def collect(self, collection: Collection) -> Outcome:
-        """Ask the payer for money. Never raises for anything that the network or the provider does."""
+    async def verify(self, callback: Callback) -> Authenticity:
+        """Whether a callback is signed as this provider signs. X-Signature-256 is looked at before, by others."""
         ...
 
-    async def find(self, reference: ProviderReference) -> Finding:
-        """Ask what became of a collection. Never raises for anything that the network or the provider does."""
-        ...
-
-    def read_callback(self, headers: Mapping[str, str], body: bytes) -> CallbackWord:
+    def read_callback(self, callback: Callback) -> CallbackWord:
         """Read a callback's words; pure. Raises Unreadable."""
         ...
 
     async def close(self) -> None: ...
+
+
+Build: TypeAlias = Callable[[Account], Provider]

@@ -1,27 +1,95 @@
 """The providers: one line each. Everything else about a provider stands in its folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
+from pydantic import SecretStr
+
 from kobiri.config import Settings
-from kobiri.providers.base import Provider, ProviderSpec
+from kobiri.providers.base import Account, Build, ProviderSpec
 from kobiri.providers.mtn import adapter as mtn
-from kobiri.providers.mtn.platform import platform_account as mtn_account
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A provider: what it declares, and how its account is made from the settings (None: not configured)."""
+    """A provider: what it declares, and how an account of it is made."""
 
     spec: ProviderSpec
-    platform_account: Callable[[Settings], Provider | None]
+    build: Build
 
 
-PROVIDERS = (Registration(mtn.SPEC, mtn_account),)
+PROVIDERS = (Registration(mtn.SPEC, mtn.MtnProvider),)
+BY_ID = {entry.spec.id: entry for entry in PROVIDERS}
 
 
 def simulators() -> dict[str, Callable[[Any], Any]]:
     """The builder of each provider's simulator. Imported here and now: the API does not load simulators."""
-    return {entry.spec.id: import_module(f"kobiri.providers.{entry.spec.id}.simulator").build for entry in PROVIDERS}
+    return {entry.spec.id: _simulator(entry.spec).build for entry in PROVIDERS}
+
+
+def simulated_values() -> dict[str, Mapping[str, str]]:
+    """Account values that each provider's simulator takes, as it stands without any options."""
+    return {entry.spec.id: _simulator(entry.spec).ACCOUNT_VALUES for entry in PROVIDERS}
+
+
+def platform_account(settings: Settings, spec: ProviderSpec) -> Account | None:
+    """The account of the environment, or None when something that it needs is not there."""
+    values = {field.name: _text(getattr(settings, f"{spec.id}_{field.name}", None)) for field in spec.fields}
+    secrets = (getattr(settings, f"{spec.id}_webhook_secret{end}", None) for end in ("", "_previous"))
+    path = f"{settings.public_base_url}/api/v1/webhooks/{spec.id}" if settings.public_base_url else None
+    return account(
+        settings,
+        spec,
+        base_url=getattr(settings, f"{spec.id}_base_url", None) or spec.base_url,
+        mode=getattr(settings, f"{spec.id}_mode", None),
+        values={name: value for name, value in values.items() if value is not None},
+        callback_url=path,
+        webhook_secrets=tuple(secret.get_secret_value().encode() for secret in secrets if secret),
+    )
+
+
+def account(
+    settings: Settings,
+    spec: ProviderSpec,
+    *,
+    base_url: str,
+    mode: str | None,
+    values: Mapping[str, str],
+    callback_url: str | None,
+    webhook_secrets: tuple[bytes, ...],
+) -> Account | None:
+    """An account with all that its owner need not say, or None when something that it needs is not there.
+
+    `mode`: live, test or both; None: test at a sandbox, live elsewhere. Time limits are the installation's.
+    """
+    complete = {field.name: values.get(field.name, field.default) for field in spec.fields}
+    if any(complete[field.name] is None and not field.optional for field in spec.fields):
+        return None
+    known = {name: value for name, value in complete.items() if value is not None}
+    mode = mode or ("test" if spec.is_sandbox(base_url, known) else "live")
+    return Account(
+        base_url=base_url,
+        modes=frozenset({"live", "test"}) if mode == "both" else frozenset({mode}),
+        values=known,
+        callback_url=callback_url,
+        webhook_secrets=webhook_secrets,
+        answer_within_s=getattr(settings, f"{spec.id}_timeout_seconds", None) or spec.answer_within_s,
+        deadline_s=max(
+            getattr(settings, f"{spec.id}_deadline_seconds", None) or spec.deadline_s,
+            getattr(settings, f"{spec.id}_timeout_seconds", None) or spec.answer_within_s,
+        ),
+        max_connections=settings.provider_max_connections,
+    )
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return None if value is None else str(value)
+
+
+def _simulator(spec: ProviderSpec) -> ModuleType:
+    return import_module(f"kobiri.providers.{spec.id}.simulator")

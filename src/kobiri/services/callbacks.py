@@ -1,8 +1,6 @@
 """Receive a provider's callback: verify, match, keep, and apply it or look soon."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import structlog
 
@@ -11,7 +9,7 @@ from kobiri.domain.ids import PaymentId, TenantId, parse_id
 from kobiri.domain.outcome import Declined, Source
 from kobiri.domain.payment import Payment
 from kobiri.domain.signature import is_genuine
-from kobiri.providers.base import CallbackWord, Provider, Unreadable
+from kobiri.providers.base import Authenticity, Callback, CallbackWord, Provider, Unreadable
 from kobiri.services import outcomes
 from kobiri.services.access import Caller
 from kobiri.services.gateway import Gateway
@@ -25,16 +23,7 @@ log = structlog.get_logger(__name__)
 KEPT_HEADERS = ("content-type", "user-agent", "x-signature-256", "x-reference-id")
 REFUSED_KEPT_EVERY_S = 1.0
 
-OUR_TROUBLE = (Unavailable,)  # no fault of whoever posted
-
-
-@dataclass(frozen=True, slots=True)
-class Posted:
-    """A callback as it came in. Header names are in lower case; `signatures` are all values of X-Signature-256."""
-
-    headers: Mapping[str, str]
-    signatures: Sequence[str]
-    body: bytes
+OUR_TROUBLE = (Unavailable,)  # no fault of whoever callback
 
 
 class Refusals:
@@ -55,7 +44,7 @@ class Refusals:
         return count
 
 
-async def receive(gateway: Gateway, refusals: Refusals, provider_id: str, posted: Posted, author: Author) -> bool:
+async def receive(gateway: Gateway, refusals: Refusals, provider_id: str, callback: Callback, author: Author) -> bool:
     """Take one callback. When this returns, what is genuine is stored and the provider may be told 200.
 
     False: nobody signed it and no payment of ours is meant, so it may be a stranger's.
@@ -65,30 +54,40 @@ async def receive(gateway: Gateway, refusals: Refusals, provider_id: str, posted
     provider = gateway.roads.receiver(provider_id)
     if provider is None:
         raise NotFound("There is no such provider here.")
-    signed = bool(provider.callback_secrets)
-    if signed and not is_genuine(posted.signatures, posted.body, provider.callback_secrets):
-        await _keep_stray(gateway, refusals, provider, posted, "refused")
+    authenticity = await _authenticity(provider, callback)
+    if authenticity is Authenticity.FORGED:
+        await _keep_stray(gateway, refusals, provider, callback, "refused")
         raise Unauthenticated("The signature is not right.")
+    signed = authenticity is Authenticity.GENUINE
     try:
-        word = provider.read_callback(posted.headers, posted.body)
+        word = provider.read_callback(callback)
     except Unreadable as error:
-        await _keep_stray(gateway, refusals, provider, posted, "refused")
+        await _keep_stray(gateway, refusals, provider, callback, "refused")
         raise Unprocessable(f"{error}") from None
     match = await _match(gateway, provider, word)
     if match is None:
         # A stranger learns nothing from the answer; a provider may post what a restored backup has lost.
-        await _keep_stray(gateway, refusals, provider, posted, "unmatched")
+        await _keep_stray(gateway, refusals, provider, callback, "unmatched")
         log.warning("callback.unmatched", provider=provider_id, signed=signed)
         return signed
     tenant_id, payment_id = match
     believed = signed and word.money is not None and word.payer is not None
-    await _keep(gateway, provider, posted, "applied" if believed else "hint", tenant_id, payment_id)
+    await _keep(gateway, provider, callback, "applied" if believed else "hint", tenant_id, payment_id)
     log.info("callback.received", provider=provider_id, tenant_id=tenant_id, payment_id=payment_id, believed=believed)
     if believed:
         await _believe(gateway, tenant_id, payment_id, word, author)
     else:
         await _look_soon(gateway, tenant_id, payment_id)
     return True
+
+
+async def _authenticity(provider: Provider, callback: Callback) -> Authenticity:
+    """By X-Signature-256 where the account has a secret for it, else by what the provider itself signs."""
+    secrets = provider.account.webhook_secrets
+    if not secrets:
+        return await provider.verify(callback)
+    genuine = is_genuine(callback.values("x-signature-256"), callback.body, secrets)
+    return Authenticity.GENUINE if genuine else Authenticity.FORGED
 
 
 async def health(gateway: Gateway, caller: Caller, provider_id: str) -> tuple[Provider, Health]:
@@ -137,20 +136,20 @@ async def _look_soon(gateway: Gateway, tenant_id: TenantId, payment_id: PaymentI
 async def _keep(
     gateway: Gateway,
     provider: Provider,
-    posted: Posted,
+    callback: Callback,
     verdict: Verdict,
     tenant_id: TenantId,
     payment_id: PaymentId | None,
     times: int = 1,
 ) -> None:
-    headers = {name: posted.headers[name][:500] for name in KEPT_HEADERS if name in posted.headers}
+    headers = {name: ", ".join(callback.values(name))[:500] for name in KEPT_HEADERS if callback.values(name)}
     async with gateway.db.tenant_transaction(tenant_id) as tx:
-        await callbacks.keep(tx, tenant_id, provider.spec.id, verdict, payment_id, headers, posted.body, times=times)
+        await callbacks.keep(tx, tenant_id, provider.spec.id, verdict, payment_id, headers, callback.body, times=times)
 
 
 async def _keep_stray(
-    gateway: Gateway, refusals: Refusals, provider: Provider, posted: Posted, verdict: Verdict
+    gateway: Gateway, refusals: Refusals, provider: Provider, callback: Callback, verdict: Verdict
 ) -> None:
     times = refusals.take()
     if times:
-        await _keep(gateway, provider, posted, verdict, PLATFORM, None, times)
+        await _keep(gateway, provider, callback, verdict, PLATFORM, None, times)

@@ -66,7 +66,7 @@ async def _ask(gateway: Gateway, provider: Provider, read: Read, began: float) -
     )
     if isinstance(finding, NotFound) and may_send_again(
         read.payment,
-        dedupes=provider.spec.collect.dedupes,
+        dedupes=provider.spec.operations[read.payment.kind].dedupes,
         account_fingerprint=provider.fingerprint,
         now=now,
     ):
@@ -78,7 +78,9 @@ async def _ask(gateway: Gateway, provider: Provider, read: Read, began: float) -
 async def _find(gateway: Gateway, provider: Provider, payment: Payment) -> Finding:
     try:
         async with gateway.calls.track():
-            return await provider.find(payment.provider_reference)
+            return await provider.find(
+                payment.kind, payment.provider_reference, within_s=provider.account.answer_within_s
+            )
     except TimeoutError:
         return Unknown("this process was stopped")
 

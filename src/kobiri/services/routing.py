@@ -21,7 +21,7 @@ class Roads:
         serving = [
             account
             for account in self._accounts
-            if network in account.spec.networks and mode in account.modes and currency in account.currencies
+            if network in account.spec.networks and mode in account.account.modes and currency in account.currencies
         ]
         if not serving:
             raise NoRoute(f"No provider account collects {currency} from {network} wallets in {mode} mode.")
@@ -47,7 +47,7 @@ class Roads:
     @property
     def longest_call_s(self) -> float:
         """The longest time that a call may take, over all accounts."""
-        return max((account.answer_within_s for account in self._accounts), default=10.0)
+        return max((account.account.deadline_s for account in self._accounts), default=10.0)
 
     async def close(self) -> None:
         for account in self._accounts:

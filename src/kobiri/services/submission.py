@@ -56,7 +56,7 @@ async def submit(
 
 def lease(provider: Provider) -> timedelta:
     """How long the right to call this provider lasts."""
-    return timedelta(seconds=provider.answer_within_s + LEASE_MARGIN_S)
+    return timedelta(seconds=provider.account.deadline_s + LEASE_MARGIN_S)
 
 
 async def _call(gateway: Gateway, provider: Provider, payment: Payment, committed_at: float) -> Outcome:
@@ -66,7 +66,9 @@ async def _call(gateway: Gateway, provider: Provider, payment: Payment, committe
         return NotSent("this process was held up")
     try:
         async with gateway.calls.track():
-            return await provider.collect(_collection(payment))
+            return await provider.send(
+                _collection(payment), within_s=provider.account.deadline_s, first_byte_before=None
+            )
     except TimeoutError:
         return Unknown("this process was stopped")
 
@@ -76,5 +78,6 @@ def _collection(payment: Payment) -> Collection:
         reference=payment.provider_reference,
         money=payment.money,
         payer=payment.payer,
+        network=payment.network,
         description=payment.description,
     )

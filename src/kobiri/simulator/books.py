@@ -4,15 +4,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
+from typing import Literal
 
 import msgspec
 
+Kind = Literal["collection", "payout", "refund"]
+
 
 class Movement(msgspec.Struct, kw_only=True):
-    """Every debit of one payer under one reference."""
+    """Every movement under one reference: a payer's debit, or for payouts and refunds a payee's credit."""
 
     provider: str
     reference: str
+    kind: Kind
     amount: str
     currency: str
     msisdn: str
@@ -30,14 +34,23 @@ class Totals(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Books:
-    """Counts debits per provider and reference. It trusts nothing it is told to have happened only once."""
+    """Counts movements per provider and reference. It trusts nothing it is told to have happened only once."""
 
     def __init__(self, *, limit: int) -> None:
         self._limit = limit
         self._movements: OrderedDict[tuple[str, str], Movement] = OrderedDict()
         self._dropped = 0
 
-    def charge(self, *, provider: str, reference: str, amount: str, currency: str, msisdn: str) -> None:
+    def charge(
+        self,
+        *,
+        provider: str,
+        reference: str,
+        amount: str,
+        currency: str,
+        msisdn: str,
+        kind: Kind = "collection",
+    ) -> None:
         now = time.time()
         key = (provider, reference)
         if (known := self._movements.get(key)) is not None:
@@ -47,6 +60,7 @@ class Books:
         self._movements[key] = Movement(
             provider=provider,
             reference=reference,
+            kind=kind,
             amount=amount,
             currency=currency,
             msisdn=msisdn,

@@ -16,9 +16,10 @@ Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 ErrorStatus = Annotated[int, Meta(ge=300, le=599)]
 Text = Annotated[str, Meta(max_length=200)]
 
-RequestOperation = Literal["provision", "token", "create", "status", "any"]
+# "create" asks for a collection; "check" is a call that moves nothing and tells nothing of a payment.
+RequestOperation = Literal["provision", "token", "check", "create", "payout", "refund", "status", "any"]
 StatusOperation = Literal["status", "any"]
-CreateOperation = Literal["create", "any"]
+CreateOperation = Literal["create", "payout", "refund", "any"]
 CallbackOperation = Literal["callback", "any"]
 ViewOperation = Literal["status", "callback", "any"]
 

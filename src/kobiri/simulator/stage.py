@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from kobiri.simulator import faults as f
+from kobiri.simulator.answers import Refused
 from kobiri.simulator.books import Books
 from kobiri.simulator.faults import Cue, Faults
 from kobiri.simulator.journal import Delivered, Journal, Received, clean, without_query
@@ -161,14 +162,14 @@ class Stage:
     async def play(
         self, request: web.Request, cue: Cue, process: Callable[[], Awaitable[web.Response]]
     ) -> web.Response:
-        """Answer one request as the provider would, unless a fault says otherwise."""
+        """Answer one request as the provider would, unless a fault says otherwise. `process` may raise Refused."""
         if (received := request.get(RECEIVED)) is not None:
             received.operation = cue.operation
             received.reference = None if cue.reference is None else clean(cue.reference)[:200]
         await self._delay(self.faults.take(cue, f.Latency))
         if (instead := await self._before(request, cue, process)) is not None:
             return instead
-        answer = await process()
+        answer = await _processed(process)
         await self._delay(self.faults.take(cue, f.LatencyAfter))
         if (fault := self.faults.take(cue, f.ErrorAfter)) is not None:
             return self._error(fault)
@@ -190,11 +191,11 @@ class Stage:
             return self._error(error)
         if (hang := self.faults.take(cue, f.Hang)) is not None:
             if hang.processed:
-                await process()
+                await _processed(process)
             return await self._hang(request, hang)
         if (html := self.faults.take(cue, f.Html200)) is not None:
             if html.processed:
-                await process()
+                await _processed(process)
             return web.Response(text=NOT_AN_API, content_type="text/html")
         return None
 
@@ -330,6 +331,13 @@ class Stage:
             response = self.actor.error(fault)
         response.headers.update(headers)
         return response
+
+
+async def _processed(process: Callable[[], Awaitable[web.Response]]) -> web.Response:
+    try:
+        return await process()
+    except Refused as refused:
+        return refused.answer
 
 
 def _down(outage: f.Outage) -> web.Response:

@@ -274,6 +274,10 @@ BY_ERROR = {entry.error: entry for entry in ENTRIES}
 # Why no money moved, and what to tell or ask the payer.
 FAILURES: Mapping[FailureCode, tuple[str, str]] = {
     FailureCode.PAYER_NOT_FOUND: ("The number has no wallet with this operator.", "Ask for the right number."),
+    FailureCode.PAYEE_NOT_FOUND: (
+        "The receiving number has no wallet with this operator.",
+        "Ask for the right number.",
+    ),
     FailureCode.INSUFFICIENT_FUNDS: ("There is not enough money in the wallet.", "The payer can top up and try again."),
     FailureCode.PAYER_LIMIT_REACHED: (
         "A limit of the payer's wallet is reached.",
@@ -293,4 +297,8 @@ FAILURES: Mapping[FailureCode, tuple[str, str]] = {
     FailureCode.PROVIDER_ERROR: ("It failed at the operator.", "Offer to try again later."),
     FailureCode.PROVIDER_UNAVAILABLE: ("The operator could not be reached in time.", "Offer to try again later."),
     FailureCode.NOT_RECEIVED: ("The operator never got the request.", "Offer to try again."),
+    FailureCode.RESOLVED_BY_OPERATOR: (
+        "The operator's system never told; a person found out that no money moved.",
+        "Offer to try again.",
+    ),
 }

@@ -1,17 +1,30 @@
-"""MTN MoMo: one account at the Collection API. What the answers mean stands in wire.py."""
+"""MTN MoMo: one account at the Open API. What the answers mean stands in wire.py."""
 
 import asyncio
-import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from kobiri import net
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.outcome import Accepted, Finding, NotSent, Outcome, Unknown
-from kobiri.providers.base import CallbackWord, Collection, Operation, ProviderSpec
+from kobiri.domain.payment import Kind
+from kobiri.providers.base import (
+    Account,
+    Authenticity,
+    Callback,
+    CallbackWord,
+    Collection,
+    Field,
+    Operation,
+    Payout,
+    ProviderSpec,
+    Refund,
+    Request,
+    fingerprint,
+)
 from kobiri.providers.mtn import wire
 
 T = TypeVar("T")
@@ -19,10 +32,31 @@ T = TypeVar("T")
 SPEC = ProviderSpec(
     id="mtn",
     name="MTN MoMo",
+    base_url="https://sandbox.momodeveloper.mtn.com",
+    is_sandbox=lambda _url, values: values["target_environment"] == "sandbox",
     networks=frozenset({"mtn"}),
-    collect=Operation(dedupes=True, status_query="soft"),
+    countries=frozenset({"ZM"}),
+    operations={"collection": Operation(dedupes=True, status_query="soft", partial=False)},
     signs_callbacks=False,
+    fields=(
+        Field("target_environment", "Target environment, such as mtnzambia", default="sandbox"),
+        Field("currency", "Currency; the environment's own when left out", optional=True),
+        Field("collection_api_user", "Collection: API user"),
+        Field("collection_api_key", "Collection: API key", secret=True),
+        Field("collection_subscription_key", "Collection: subscription key", secret=True),
+    ),
+    answer_within_s=10,
+    deadline_s=10,
+    status_reads_per_s=10,  # README 7 [D]
 )
+
+# The sandbox takes EUR alone; each country its own money (README 2 [D2]).
+CURRENCIES = {
+    "sandbox": "EUR", "mtnzambia": "ZMW", "mtnuganda": "UGX", "mtnghana": "GHS", "mtnrwanda": "RWF",
+    "mtncameroon": "XAF", "mtncongo": "XAF", "mtnivorycoast": "XOF", "mtnbenin": "XOF",
+    "mtnguineaconakry": "GNF", "mtnswaziland": "SZL", "mtnsouthafrica": "ZAR", "mtnliberia": "LRD",
+    "mtnsouthsudan": "SSP", "mtnnigeria": "NGN",
+}  # fmt: skip
 
 # The new platform's token call may take 10 to 20 s (README 1 [D2]), longer than a request waits for
 # it. It goes on in the background then, for the requests that come after.
@@ -31,24 +65,15 @@ RENEW_PAUSE_S = 5.0  # between attempts to renew a token that still lives
 REFRESH_BEFORE_S = 600.0  # about 10 minutes before its end: README 1 [D]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MtnAccount:
-    """One API user at MTN's Collection product, and how it is used. Secrets do not show.
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """The API user of one of MTN's products, and where it asks for its tokens."""
 
-    `callback_url`: where MTN shall post outcomes; its path may hold a secret too.
-    """
-
-    base_url: str
+    token_url: str
     target_environment: str
-    currency: str
     api_user: str = field(repr=False)
     api_key: str = field(repr=False)
     subscription_key: str = field(repr=False)
-    callback_url: str | None = field(repr=False)
-    webhook_secrets: tuple[bytes, ...] = field(repr=False)
-    modes: frozenset[str]
-    answer_within_s: float
-    max_connections: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +86,19 @@ class _Bearer:
 
 
 class _Tokens:
-    """The account's token: fetched once for all who wait for it, and renewed before it ends."""
+    """A product's token: fetched once for all who wait for it, and renewed before it ends."""
 
-    def __init__(self, account: MtnAccount, session: net.Session, clock: Callable[[], float]) -> None:
-        self._account = account
+    def __init__(self, product: _Product, session: net.Session, clock: Callable[[], float]) -> None:
+        self._product = product
         self._clock = clock
         self._session = session
         self._current: _Bearer | None = None
         self._fetch: asyncio.Task[_Bearer | NotSent] | None = None
         self._renew_after = 0.0
+
+    async def fresh(self, within_s: float) -> _Bearer | NotSent:
+        """Return a token that was not there before."""
+        return await self.get(self._current, within_s)
 
     async def get(self, refused: _Bearer | None, within_s: float) -> _Bearer | NotSent:
         """Return a token that is not `refused`, or why there is none after `within_s`."""
@@ -94,20 +123,21 @@ class _Tokens:
         return self._fetch
 
     async def _new(self) -> _Bearer | NotSent:
-        account, asked_at = self._account, self._clock()
+        product, asked_at = self._product, self._clock()
         headers = wire.token_headers(
-            account.api_user, account.api_key, account.subscription_key, account.target_environment
+            product.api_user, product.api_key, product.subscription_key, product.target_environment
         )
-        url = account.base_url.rstrip("/") + wire.TOKEN_PATH
         try:
-            answer = await net.ask(self._session, "POST", url, headers=headers, body=None, deadline_s=TOKEN_WITHIN_S)
+            answer = await net.ask(
+                self._session, "POST", product.token_url, headers=headers, body=None, deadline_s=TOKEN_WITHIN_S
+            )
         except (net.NotSent, net.MaybeSent) as error:
             return NotSent(f"no token: {error}")
         token = wire.read_token(answer.status, answer.body)
         if isinstance(token, NotSent):
             return token
         self._current = _Bearer(
-            wire.bearer_headers(token.text, account.subscription_key, account.target_environment),
+            wire.bearer_headers(token.text, product.subscription_key, product.target_environment),
             refresh_at=asked_at + max(token.life_s - REFRESH_BEFORE_S, token.life_s / 2),
             ends_at=asked_at + token.life_s,
         )
@@ -122,39 +152,48 @@ class _Tokens:
 class MtnProvider:
     """Make it inside a running loop; close it. `clock` is monotonic, in seconds: tokens live by it."""
 
-    def __init__(self, account: MtnAccount, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, account: Account, *, clock: Callable[[], float] = time.monotonic) -> None:
+        values = account.values
         self._account = account
         self._base_url = account.base_url.rstrip("/")  # an extra slash gives 400: README 2 [D]
         self._session = net.provider_session(account.max_connections)
-        self._tokens = _Tokens(account, self._session, clock)
+        collection = _Product(
+            token_url=self._base_url + wire.TOKEN_PATH,
+            target_environment=values["target_environment"],
+            api_user=values["collection_api_user"],
+            api_key=values["collection_api_key"],
+            subscription_key=values["collection_subscription_key"],
+        )
+        self._tokens = _Tokens(collection, self._session, clock)
 
     @property
     def spec(self) -> ProviderSpec:
         return SPEC
 
     @property
+    def account(self) -> Account:
+        return self._account
+
+    @property
     def fingerprint(self) -> str:
-        account = self._account
-        where = f"{self._base_url}\n{account.target_environment}\n{account.api_user}"
-        return hashlib.sha256(where.encode()).hexdigest()[:16]
+        values = self._account.values
+        return fingerprint(self._base_url, values["target_environment"], values["collection_api_user"])
 
     @property
     def currencies(self) -> frozenset[str]:
-        return frozenset({self._account.currency})
+        values = self._account.values
+        return frozenset({values.get("currency") or CURRENCIES.get(values["target_environment"], "ZMW")})
 
-    @property
-    def modes(self) -> frozenset[str]:
-        return self._account.modes
+    async def send(self, request: Request, *, within_s: float, first_byte_before: float | None) -> Outcome:
+        match request:
+            case Collection():
+                return await self._collect(request, within_s, first_byte_before)
+            case Payout() | Refund():
+                raise NotImplementedError
+            case _:
+                assert_never(request)
 
-    @property
-    def answer_within_s(self) -> float:
-        return self._account.answer_within_s
-
-    @property
-    def callback_secrets(self) -> tuple[bytes, ...]:
-        return self._account.webhook_secrets
-
-    async def collect(self, collection: Collection) -> Outcome:
+    async def _collect(self, collection: Collection, within_s: float, first_byte_before: float | None) -> Outcome:
         body = wire.collection_body(collection)
         callback_url = self._account.callback_url
 
@@ -163,13 +202,17 @@ class MtnProvider:
             url = self._base_url + wire.REQUEST_TO_PAY_PATH
             try:
                 answer = await net.send_once(
-                    self._session, "POST", url, headers=headers, body=body, deadline_s=deadline_s
+                    self._session,
+                    "POST",
+                    url,
+                    headers=headers,
+                    body=body,
+                    deadline_s=deadline_s,
+                    first_byte_before=first_byte_before,
                 )
-            except net.NotSent as error:
-                return NotSent(str(error))
-            except net.MaybeSent as error:
-                return Unknown(str(error))
-            outcome = wire.read_create(answer.status, answer.body)
+            except (net.NotSent, net.MaybeSent) as error:
+                return error.outcome
+            outcome = answer.heed(wire.read_create(answer.status, answer.body))
             if isinstance(outcome, Accepted) and answer.status == HTTPStatus.ACCEPTED:
                 return Accepted(calls_back=callback_url is not None)
             return outcome  # a duplicate's outcome may be there already: no callback to wait for
@@ -177,9 +220,9 @@ class MtnProvider:
         # NotSent stays NotSent on the second pass too: the 401 of the first one means "has not been applied"
         # (RFC 9110, 15.5.2), for the token is looked at before anything else. A 401 with a fresh token is
         # another matter: what refuses then is not what we think it is, and _authorized calls that Unknown.
-        return await self._authorized(send)
+        return await self._authorized(send, within_s)
 
-    async def find(self, reference: ProviderReference) -> Finding:
+    async def find(self, kind: Kind, reference: ProviderReference, *, within_s: float) -> Finding:  # noqa: ARG002
         url = f"{self._base_url}{wire.REQUEST_TO_PAY_PATH}/{reference}"
 
         async def ask(bearer: _Bearer, deadline_s: float) -> Finding | wire.TokenRefused:
@@ -189,19 +232,19 @@ class MtnProvider:
                 )
             except (net.NotSent, net.MaybeSent) as error:
                 return Unknown(str(error))
-            return wire.read_status(answer.status, answer.body, reference)
+            return answer.heed(wire.read_status(answer.status, answer.body, reference))
 
-        finding: Finding | NotSent = await self._authorized(ask)
+        finding: Finding | NotSent = await self._authorized(ask, within_s)
         return Unknown(finding.reason) if isinstance(finding, NotSent) else finding
 
     async def _authorized(
-        self, call: Callable[[_Bearer, float], Awaitable[T | wire.TokenRefused]]
+        self, call: Callable[[_Bearer, float], Awaitable[T | wire.TokenRefused]], within_s: float
     ) -> T | NotSent | Unknown:
         """Make a call with the token, and where MTN refuses the token, once more with a fresh one.
 
         Half of the time left is kept for the call itself: a late token must not turn NotSent into Unknown.
         """
-        ends_at = time.monotonic() + self._account.answer_within_s
+        ends_at = time.monotonic() + within_s
         refused: _Bearer | None = None
         for _ in range(2):
             bearer = await self._tokens.get(refused, (ends_at - time.monotonic()) / 2)
@@ -211,10 +254,18 @@ class MtnProvider:
             if not isinstance(outcome, wire.TokenRefused):
                 return outcome
             refused = bearer
-        return Unknown("HTTP 401 with a fresh token")
+        return Unknown("HTTP 401 with a fresh token", outage=False)
 
-    def read_callback(self, headers: Mapping[str, str], body: bytes) -> CallbackWord:  # noqa: ARG002
-        return wire.read_callback(body)
+    async def check(self, *, within_s: float) -> str | None:
+        """A fresh token proves API user, API key and subscription key."""
+        bearer = await self._tokens.fresh(within_s)
+        return bearer.reason if isinstance(bearer, NotSent) else None
+
+    async def verify(self, callback: Callback) -> Authenticity:  # noqa: ARG002  # MTN signs nothing: README 5 [O]
+        return Authenticity.UNSIGNED
+
+    def read_callback(self, callback: Callback) -> CallbackWord:
+        return wire.read_callback(callback.body)
 
     async def close(self) -> None:
         await self._tokens.close()

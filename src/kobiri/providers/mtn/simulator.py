@@ -1,6 +1,5 @@
 """MTN MoMo's Collection API on the wire. What is known of it, and how well: docs/simulator.md."""
 
-import asyncio
 import base64
 import binascii
 import hashlib
@@ -12,7 +11,6 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +21,8 @@ from aiohttp.typedefs import Handler
 from msgspec import Meta
 
 from kobiri.simulator import faults as f
+from kobiri.simulator.answers import Refused, header_text, json_answer, peek, same
+from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
 from kobiri.simulator.stage import CallbackOrder, Change, Options, OrderError, Outgoing, Stage
 
 COLLECTION: Final = "collection"
@@ -114,6 +114,22 @@ LENGTH_REQUIRED: Final = (
 
 PENDING, CREATED, SUCCESSFUL, FAILED = "PENDING", "CREATED", "SUCCESSFUL", "FAILED"
 
+WORDS: Final = Words(
+    paid=(SUCCESSFUL, None),
+    rejected=(FAILED, "APPROVAL_REJECTED"),
+    expired=(FAILED, "EXPIRED"),
+    no_funds=(FAILED, "NOT_ENOUGH_FUNDS"),
+    broken=(FAILED, "INTERNAL_PROCESSING_ERROR"),
+)
+
+# An account that this simulator takes as it stands; demos and tests use it.
+ACCOUNT_VALUES: Final[Mapping[str, str]] = {
+    "target_environment": "mtnzambia",
+    "collection_api_user": "8c5f5a5e-0000-4000-8000-000000000001",
+    "collection_api_key": "simulated-api-key-0123456789",
+    "collection_subscription_key": "simulated-subscription-key",
+}
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
@@ -175,15 +191,6 @@ class ApiUser:
     key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What becomes of a payment, and how long after the prompt."""
-
-    after_ms: int
-    status: str
-    reason: str | None = None
-
-
 @dataclass(slots=True)
 class Payment:
     reference: str
@@ -193,15 +200,6 @@ class Payment:
     status: str = PENDING
     reason: str | None = None
     financial_transaction_id: str | None = None
-    timer: asyncio.TimerHandle | None = None
-
-
-class RefusedError(Exception):
-    """An answer that ends the handling of a request."""
-
-    def __init__(self, answer: web.Response) -> None:
-        super().__init__(answer.status)
-        self.answer = answer
 
 
 def build(stage: Stage) -> web.Application:
@@ -217,7 +215,7 @@ class MtnSimulator:
         self._stage = stage
         self._options: Options[MtnOptions] = stage.options(MtnOptions)
         self._users: OrderedDict[str, ApiUser] = OrderedDict()
-        self._payments: OrderedDict[str, Payment] = OrderedDict()
+        self._payments = Requests(stage.settings.max_payments, self._settle)
         self._token_key = secrets.token_bytes(32)
         self._transactions = count(1_000_000_000 + secrets.randbelow(1_000_000_000))
         stage.actor = self
@@ -245,9 +243,9 @@ class MtnSimulator:
             reference = _reference(request)
             new = _decoded(await request.read(), NewApiUser)
             if HOST.fullmatch(new.providerCallbackHost) is None:
-                raise RefusedError(_bad_request("providerCallbackHost is a host name, without scheme or path"))
+                raise Refused(_bad_request("providerCallbackHost is a host name, without scheme or path"))
             if reference in self._users or reference == (self._options.now.api_user or "").lower():
-                raise RefusedError(_momo(409, "RESOURCE_ALREADY_EXIST"))
+                raise Refused(_momo(409, "RESOURCE_ALREADY_EXIST"))
             self._users[reference] = ApiUser(callback_host=new.providerCallbackHost.lower())
             if len(self._users) > MAX_API_USERS:
                 self._users.popitem(last=False)
@@ -260,7 +258,7 @@ class MtnSimulator:
             self._check_subscription(request, None)
             user = self._known_user(request.match_info["id"])
             host = user.callback_host or "localhost"
-            return _json(200, {"providerCallbackHost": host, "targetEnvironment": "sandbox"})
+            return json_answer(200, {"providerCallbackHost": host, "targetEnvironment": "sandbox"})
 
         return await self._play(request, "provision", request.match_info["id"], None, process)
 
@@ -271,13 +269,13 @@ class MtnSimulator:
             self._check_subscription(request, None)
             user = self._known_user(request.match_info["id"])
             user.key = secrets.token_hex(16)
-            return _json(201, {"apiKey": user.key})
+            return json_answer(201, {"apiKey": user.key})
 
         return await self._play(request, "provision", request.match_info["id"], None, process)
 
     def _known_user(self, user_id: str) -> ApiUser:
         if (user := self._users.get(user_id.lower())) is None:
-            raise RefusedError(_momo(404, "RESOURCE_NOT_FOUND"))
+            raise Refused(_momo(404, "RESOURCE_NOT_FOUND"))
         return user
 
     # Tokens.
@@ -287,10 +285,10 @@ class MtnSimulator:
             self._check_subscription(request, COLLECTION)
             options = self._options.now
             if options.body_on_token == "refused" and await request.read():  # noqa: S105
-                raise RefusedError(_bad_request("this call takes no body"))
+                raise Refused(_bad_request("this call takes no body"))
             user = self._logged_in(request.headers.get("Authorization", ""))
             token = self._mint(user, COLLECTION, options.token_ttl_s)
-            return _json(
+            return json_answer(
                 200,
                 {"access_token": token, "token_type": "access_token", "expires_in": options.token_ttl_s},
             )
@@ -302,16 +300,16 @@ class MtnSimulator:
         options = self._options.now
         if user_id and key:
             if options.api_user is not None and user_id == options.api_user.lower():
-                good = options.api_key is not None and _same(key, options.api_key)
+                good = options.api_key is not None and same(key, options.api_key)
             elif (user := self._users.get(user_id)) is not None:
-                good = user.key is not None and _same(key, user.key)
+                good = user.key is not None and same(key, user.key)
             else:
                 good = options.open_credentials
             if good:
                 return user_id
         if options.login_error == "500":
-            raise RefusedError(_json(500, {"error": "login_failed"}))
-        raise RefusedError(_json(401, {"error": "invalid_client"}))
+            raise Refused(json_answer(500, {"error": "login_failed"}))
+        raise Refused(json_answer(401, {"error": "invalid_client"}))
 
     def _mint(self, user: str, product: str, ttl_s: int) -> str:
         claims = TokenClaims(clientId=user, expires=time.time() + ttl_s, sessionId=str(uuid.uuid4()), product=product)
@@ -326,11 +324,11 @@ class MtnSimulator:
         """The API user behind the token."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         signed, _, seal = token.strip().rpartition(".")
-        if scheme.lower() == "bearer" and token.isascii() and _same(seal, _base64url(self._seal(signed))):
+        if scheme.lower() == "bearer" and token.isascii() and same(seal, _base64url(self._seal(signed))):
             claims = msgspec.json.decode(_from_base64url(signed.split(".")[1]), type=TokenClaims)
             if claims.product == product and claims.expires > time.time():
                 return claims.clientId
-        raise RefusedError(_azure(401, "Unauthorized. Access token is missing, invalid or expired."))
+        raise Refused(_azure(401, "Unauthorized. Access token is missing, invalid or expired."))
 
     # Requests to pay.
 
@@ -352,9 +350,9 @@ class MtnSimulator:
         user = self._bearer(request, COLLECTION)
         environment = request.headers.get("X-Target-Environment", "").strip().lower()
         if not environment:
-            raise RefusedError(_bad_request("X-Target-Environment is missing"))
+            raise Refused(_bad_request("X-Target-Environment is missing"))
         if environment not in CURRENCIES:
-            raise RefusedError(_momo(500, "NOT_ALLOWED_TARGET_ENVIRONMENT"))
+            raise Refused(_momo(500, "NOT_ALLOWED_TARGET_ENVIRONMENT"))
         return user, environment
 
     def _new_payment(self, request: web.Request, body: bytes, user: str, environment: str) -> Payment:
@@ -362,15 +360,15 @@ class MtnSimulator:
         if (known := self._payments.get(reference)) is not None:
             cue = self._stage.cue("create", reference=reference, msisdn=known.ask.payer.partyId)
             if self._stage.faults.take(cue, f.NoDedupe) is None:
-                raise RefusedError(_momo(409, "RESOURCE_ALREADY_EXIST"))
+                raise Refused(_momo(409, "RESOURCE_ALREADY_EXIST"))
         if request.content_type != "application/json":
-            raise RefusedError(_bad_request("Content-Type must be application/json"))
+            raise Refused(_bad_request("Content-Type must be application/json"))
         ask = _decoded(body, RequestToPay)
         if (wrong := _wrong_with(ask)) is not None:
-            raise RefusedError(_bad_request(wrong))
+            raise Refused(_bad_request(wrong))
         callback_url = self._callback_url(request, user)
         if ask.currency not in CURRENCIES[environment]:
-            raise RefusedError(_momo(500, "INVALID_CURRENCY"))
+            raise Refused(_momo(500, "INVALID_CURRENCY"))
         return Payment(reference=reference, ask=ask, callback_url=callback_url, created_at=time.time())
 
     def _callback_url(self, request: web.Request, user: str) -> str | None:
@@ -378,21 +376,16 @@ class MtnSimulator:
         if given is None:
             return None
         if (host := _url_host(given)) is None:
-            raise RefusedError(_bad_request("X-Callback-Url must be an absolute URL, or not sent at all"))
+            raise Refused(_bad_request("X-Callback-Url must be an absolute URL, or not sent at all"))
         known = self._users.get(user)
         registered = known.callback_host if known is not None else None
         if self._options.now.check_callback_host and registered not in (None, host):
-            raise RefusedError(_momo(500, "INVALID_CALLBACK_URL_HOST"))
+            raise Refused(_momo(500, "INVALID_CALLBACK_URL_HOST"))
         return given
 
     def _accept(self, payment: Payment) -> None:
-        self._payments[payment.reference] = payment
-        if len(self._payments) > self._stage.settings.max_payments:
-            _, oldest = self._payments.popitem(last=False)
-            if oldest.timer is not None:
-                oldest.timer.cancel()
         cue = self._stage.cue("create", reference=payment.reference, msisdn=payment.ask.payer.partyId)
-        self._then(payment, self._verdicts(payment, cue))
+        self._payments.add(payment.reference, payment, self._verdicts(payment, cue))
         if payment.callback_url is not None:
             callback = self._stage.cue("callback", reference=cue.reference, msisdn=cue.msisdn)
             self._stage.forge_if_told(callback, self._render(payment), status=SUCCESSFUL)
@@ -400,22 +393,10 @@ class MtnSimulator:
     def _verdicts(self, payment: Payment, cue: f.Cue) -> list[Verdict]:
         """What will happen to a payment: its faults first, then its test number, and approval otherwise."""
         options = self._options.now
-        if (late := self._stage.faults.take(cue, f.LateSuccess)) is not None:
-            approval = Verdict(late.ms, SUCCESSFUL)
-            failure = Verdict(options.prompt_ms, FAILED, "INTERNAL_PROCESSING_ERROR")
-            return [failure, approval] if late.after_failure else [approval]
-        if (payer := self._stage.faults.take(cue, f.Payer)) is not None:
-            return _decided(payer, options.prompt_ms)
-        return _by_number(payment.ask.payer.partyId, options)
+        told = faulted(self._stage.faults, cue, options.prompt_ms, WORDS)
+        return _by_number(payment.ask.payer.partyId, options) if told is None else told
 
-    def _then(self, payment: Payment, verdicts: list[Verdict]) -> None:
-        """Set the alarm for the first verdict; each sets the next."""
-        if verdicts:
-            settle = partial(self._settle, payment, verdicts[0], verdicts[1:])
-            payment.timer = asyncio.get_running_loop().call_later(verdicts[0].after_ms / 1000, settle)
-
-    def _settle(self, payment: Payment, verdict: Verdict, later: list[Verdict]) -> None:
-        payment.timer = None
+    def _settle(self, payment: Payment, verdict: Verdict) -> None:
         payment.status, payment.reason = verdict.status, verdict.reason
         ask = payment.ask
         if verdict.status == SUCCESSFUL:
@@ -430,7 +411,6 @@ class MtnSimulator:
         if payment.callback_url is not None and verdict.status in (SUCCESSFUL, FAILED):
             cue = self._stage.cue("callback", reference=payment.reference, msisdn=ask.payer.partyId)
             self._stage.announce(cue, self._render(payment), stale_status=PENDING)
-        self._then(payment, later)
 
     async def _status(self, request: web.Request) -> web.Response:
         reference = request.match_info["reference"].lower()
@@ -441,12 +421,12 @@ class MtnSimulator:
         async def process() -> web.Response:
             self._admitted(request)
             if UUID_V4.fullmatch(reference) is None:
-                raise RefusedError(_bad_request("the reference is not a UUID v4"))
+                raise Refused(_bad_request("the reference is not a UUID v4"))
             # Looked up again: a fault may have held this request up for a while.
             payment = self._payments.get(reference)
             if payment is None or self._hidden(payment, cue):
-                raise RefusedError(_momo(404, "RESOURCE_NOT_FOUND"))
-            return _json(200, _view(payment, self._stage.altered(cue), self._options.now.reason_as))
+                raise Refused(_momo(404, "RESOURCE_NOT_FOUND"))
+            return json_answer(200, _view(payment, self._stage.altered(cue), self._options.now.reason_as))
 
         return await self._play(request, "status", reference, msisdn, process)
 
@@ -462,7 +442,7 @@ class MtnSimulator:
             case "azure":
                 return _azure(fault.status, fault.message or "Internal server error")
             case "error":
-                return _json(fault.status, {"error": fault.code or "internal_error"})
+                return json_answer(fault.status, {"error": fault.code or "internal_error"})
             case "html":
                 page = f"<html><body><h1>{fault.status}</h1></body></html>"
                 return web.Response(status=fault.status, text=page, content_type="text/html")
@@ -491,10 +471,7 @@ class MtnSimulator:
         return self._outgoing(payment, order.change(), url=url, method=order.method)
 
     def restart(self) -> None:
-        for payment in self._payments.values():
-            if payment.timer is not None:
-                payment.timer.cancel()
-        self._payments.clear()
+        self._payments.forget()
 
     # Callbacks.
 
@@ -533,27 +510,20 @@ class MtnSimulator:
         msisdn: str | None,
         process: Callable[[], Awaitable[web.Response]],
     ) -> web.Response:
-        async def answer() -> web.Response:
-            try:
-                return await process()
-            except RefusedError as refused:
-                return refused.answer
-
-        cue = self._stage.cue(operation, reference=reference, msisdn=msisdn)
-        return await self._stage.play(request, cue, answer)
+        return await self._stage.play(request, self._stage.cue(operation, reference=reference, msisdn=msisdn), process)
 
     def _check_subscription(self, request: web.Request, product: str | None) -> None:
         """Without a product (provisioning) the key of any product will do."""
         given = request.headers.get("Ocp-Apim-Subscription-Key", "")
         if not given:
-            raise RefusedError(_azure(401, KEY_MISSING))
+            raise Refused(_azure(401, KEY_MISSING))
         accepted = self._options.now.subscription_keys
         if product is None:
             lists = list(accepted.values())
         else:
             lists = [keys for name, keys in accepted.items() if name == product]
-        if lists and not any(_same(given, key) for keys in lists for key in keys):
-            raise RefusedError(_azure(401, KEY_WRONG))
+        if lists and not any(same(given, key) for keys in lists for key in keys):
+            raise Refused(_azure(401, KEY_WRONG))
 
 
 @web.middleware
@@ -565,24 +535,6 @@ async def _no_extra_slashes(request: web.Request, handler: Handler) -> web.Strea
 
 async def _no_such_operation(_: web.Request) -> web.Response:
     return _azure(404, "Resource not found")
-
-
-def _decided(payer: f.Payer, prompt_ms: int) -> list[Verdict]:
-    after_ms = prompt_ms if payer.prompt_ms is None else payer.prompt_ms
-    match payer.decision:
-        case "approve":
-            return [Verdict(after_ms, SUCCESSFUL)]
-        case "ignore":
-            return []
-        case "reject":
-            reason = "APPROVAL_REJECTED"
-        case "expire":
-            reason = "EXPIRED"
-        case "no_funds":
-            reason = "NOT_ENOUGH_FUNDS"
-        case "fail":
-            reason = "INTERNAL_PROCESSING_ERROR"
-    return [Verdict(after_ms, FAILED, payer.reason or reason)]
 
 
 def _by_number(party: str, options: MtnOptions) -> list[Verdict]:
@@ -648,26 +600,24 @@ def _wrong_with(ask: RequestToPay) -> str | None:
 
 
 def _payer_in(body: bytes) -> str | None:
-    """The number that faults may be aimed at, from a body that nobody has checked yet."""
-    try:
-        return msgspec.json.decode(body, type=RequestToPay).payer.partyId
-    except (msgspec.DecodeError, RecursionError):
-        return None
+    """The number that faults may be aimed at."""
+    ask = peek(body, RequestToPay)
+    return None if ask is None else ask.payer.partyId
 
 
 def _decoded(body: bytes, shape: type[S]) -> S:
     try:
         return msgspec.json.decode(body, type=shape)
     except RecursionError:
-        raise RefusedError(_bad_request("the JSON is nested too deeply")) from None
+        raise Refused(_bad_request("the JSON is nested too deeply")) from None
     except msgspec.DecodeError as error:
-        raise RefusedError(_bad_request(str(error))) from None
+        raise Refused(_bad_request(str(error))) from None
 
 
 def _reference(request: web.Request) -> str:
     reference = request.headers.get("X-Reference-Id", "").lower()
     if UUID_V4.fullmatch(reference) is None:
-        raise RefusedError(_bad_request("X-Reference-Id is not a UUID v4"))
+        raise Refused(_bad_request("X-Reference-Id is not a UUID v4"))
     return reference
 
 
@@ -693,10 +643,6 @@ def _basic(authorization: str) -> tuple[str, str]:
     return user.lower()[:200], key
 
 
-def _same(one: str, other: str) -> bool:
-    return hmac.compare_digest(one.encode("utf-8", "replace"), other.encode("utf-8", "replace"))
-
-
 def _base64url(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
@@ -706,21 +652,13 @@ def _from_base64url(text: str) -> bytes:
 
 
 def _momo(status: int, code: str, message: str | None = None) -> web.Response:
-    return _json(status, {"message": message or MESSAGES.get(code, code), "code": code})
+    return json_answer(status, {"message": message or MESSAGES.get(code, code), "code": code})
 
 
 def _azure(status: int, message: str) -> web.Response:
-    return _json(status, {"statusCode": status, "message": message})
+    return json_answer(status, {"statusCode": status, "message": message})
 
 
 def _bad_request(why: str) -> web.Response:
     """MTN answers these with an empty body; the header is ours and says what was wrong."""
-    return web.Response(status=400, headers={"X-Simulator-Reason": _header_text(why)})
-
-
-def _header_text(text: str) -> str:
-    return "".join(character if " " <= character <= "~" else "?" for character in text)[:300]
-
-
-def _json(status: int, content: object) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(content), content_type="application/json")
+    return web.Response(status=400, headers={"X-Simulator-Reason": header_text(why)})

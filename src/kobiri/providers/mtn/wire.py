@@ -4,20 +4,15 @@ README.md in this folder tells the facts, how sure each is, and where they come 
 """
 
 import base64
-import json
 import re
 import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from typing import Never, TypeVar
 
 import msgspec
 
-from kobiri.domain.errors import CurrencyNotSupported, InvalidAmount, InvalidNumber
 from kobiri.domain.ids import ProviderReference, parse_id
 from kobiri.domain.money import Money
-from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import (
     Accepted,
     Declined,
@@ -29,9 +24,8 @@ from kobiri.domain.outcome import (
     Succeeded,
     Unknown,
 )
+from kobiri.providers.answers import Object, Strange, cut, money, number, read_object, readable, text
 from kobiri.providers.base import CallbackWord, Collection, Unreadable
-
-T = TypeVar("T")
 
 TOKEN_PATH = "/collection/token/"  # noqa: S105  # with its trailing slash: README 1 [D]
 REQUEST_TO_PAY_PATH = "/collection/v1_0/requesttopay"
@@ -41,7 +35,6 @@ NEUTRAL_NOTE = "Payment"
 # Apostrophes "and other special characters" give 400 (README 2 [D]); which ones is written nowhere.
 NOT_IN_NOTES = re.compile(r"[^A-Za-z0-9.,-]+")
 
-MAX_CODE = 64
 MAX_TOKEN_LIFE_S = 86_400.0
 SHORT_TOKEN_LIFE_S = 60.0  # where `expires_in` is missing or nonsense
 TOKEN_TEXT = re.compile(r"[\x21-\x7e]{1,6000}", re.ASCII)  # what may stand in a header
@@ -131,14 +124,14 @@ def collection_headers(bearer: dict[str, str], collection: Collection, callback_
 
 
 def collection_body(collection: Collection) -> bytes:
-    text = note(collection.description)
+    message = note(collection.description)
     return msgspec.json.encode({
         "amount": amount(collection.money),
         "currency": collection.money.currency,
         "externalId": collection.reference,  # a callback carries no other id: README 5 [O]
         "payer": {"partyIdType": "MSISDN", "partyId": collection.payer.digits},
-        "payerMessage": text,
-        "payeeNote": text,
+        "payerMessage": message,
+        "payeeNote": message,
     })  # fmt: skip
 
 
@@ -148,9 +141,9 @@ def amount(money: Money) -> str:
     return f"{whole}.{fraction}" if fraction.strip("0") else whole
 
 
-def note(text: str | None) -> str:
+def note(description: str | None) -> str:
     """Keep what MTN takes in a message: letters without accents, digits, space, full stop, comma, hyphen."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text or "") if not unicodedata.combining(c))
+    plain = "".join(c for c in unicodedata.normalize("NFKD", description or "") if not unicodedata.combining(c))
     return NOT_IN_NOTES.sub(" ", plain).strip()[:MAX_NOTE].rstrip() or NEUTRAL_NOTE
 
 
@@ -159,13 +152,13 @@ def note(text: str | None) -> str:
 
 def read_token(status: int, body: bytes) -> Token | NotSent:
     try:
-        answer = _read_object(body)
-        text = _text(answer.get("access_token"))
-    except _Strange:
+        answer = read_object(body)
+        token = text(answer.get("access_token"))
+    except Strange:
         return NotSent(f"no token: {_told(status, body)}")
-    if status != HTTPStatus.OK or text is None or not TOKEN_TEXT.fullmatch(text):
+    if status != HTTPStatus.OK or token is None or not TOKEN_TEXT.fullmatch(token):
         return NotSent(f"no token: {_told(status, body)}")
-    return Token(text, _life(answer))
+    return Token(token, _life(answer))
 
 
 def read_create(status: int, body: bytes) -> Outcome | TokenRefused:
@@ -181,7 +174,7 @@ def read_create(status: int, body: bytes) -> Outcome | TokenRefused:
         case 500 if (code := _code(body)) is not None and code in REFUSED_WITH_500:
             return Declined(REASONS[code], code)
         case _:
-            return Unknown(_told(status, body))
+            return _unknown(status, body)
 
 
 def read_status(status: int, body: bytes, reference: ProviderReference) -> Finding | TokenRefused:
@@ -193,18 +186,22 @@ def read_status(status: int, body: bytes, reference: ProviderReference) -> Findi
         case 404 if _code(body) == "RESOURCE_NOT_FOUND":
             return NotFound(firm=False)  # it may still be on its way: README 3 [I]
         case _:
-            return Unknown(_told(status, body))
+            return _unknown(status, body)
+
+
+def _unknown(status: int, body: bytes) -> Unknown:
+    return Unknown(_told(status, body), outage=not 400 <= status < 500)
 
 
 def _read_found(body: bytes, reference: ProviderReference) -> Finding:
     try:
-        answer = _read_object(body)
-        if _text(answer.get("externalId")) != reference:
+        answer = read_object(body)
+        if text(answer.get("externalId")) != reference:
             return Unknown("the answer is about another reference")
         word = _read_word(answer)
         if isinstance(word, Succeeded):
             return replace(word, money=_money(answer), payer=_payer(answer))
-    except _Strange as strange:
+    except Strange as strange:
         return Unknown(str(strange))
     return word
 
@@ -212,66 +209,52 @@ def _read_found(body: bytes, reference: ProviderReference) -> Finding:
 def read_callback(body: bytes) -> CallbackWord:
     """Read whose payment it is and what became of it: a status answer's body. Raises Unreadable."""
     try:
-        answer = _read_object(body)
-        reference = (_text(answer.get("externalId")) or "").lower()
+        answer = read_object(body)
+        reference = (text(answer.get("externalId")) or "").lower()
         word = _read_word(answer)
-    except _Strange as strange:
+    except Strange as strange:
         raise Unreadable(f"This is no callback of MTN's: {strange}.") from None
     if parse_id(reference) != reference:
         raise Unreadable("This is no callback of MTN's: externalId is not a reference of ours.")
-    money, payer = _readable(_money, answer), _readable(_payer, answer)
+    money, payer = readable(_money, answer), readable(_payer, answer)
     if isinstance(word, Succeeded):
         word = replace(word, money=money, payer=payer)
     return CallbackWord(ProviderReference(reference), word, money, payer)
 
 
-def _read_word(answer: dict[str, object]) -> Accepted | Succeeded | Declined:
-    """Read the status in a status answer or a callback: README 3, 5. Raises _Strange."""
-    match _text(answer.get("status")):
+def _read_word(answer: Object) -> Accepted | Succeeded | Declined:
+    """Read the status in a status answer or a callback: README 3, 5. Raises Strange."""
+    match text(answer.get("status")):
         case "SUCCESSFUL":
-            return Succeeded(_cut(_text(answer.get("financialTransactionId"), numbers=True)))
+            return Succeeded(cut(text(answer.get("financialTransactionId"), numbers=True)))
         case "FAILED":
             reason = answer.get("reason")  # on the wire a text, by description an object: README 3 [O]
-            code = _cut(_text(reason.get("code") if isinstance(reason, dict) else reason))
+            code = cut(text(reason.get("code") if isinstance(reason, dict) else reason))
             return Declined(REASONS.get(code or "", FailureCode.PROVIDER_ERROR), code)
         case "PENDING" | "CREATED":
             return Accepted()
         case _:
-            raise _Strange("the status is not one of MTN's words")
+            raise Strange("the status is not one of MTN's words")
 
 
-def _money(answer: dict[str, object]) -> Money:
-    try:
-        return Money.read(_text(answer.get("amount"), numbers=True) or "", _text(answer.get("currency")) or "")
-    except (InvalidAmount, CurrencyNotSupported):
-        raise _Strange("the amount cannot be read") from None
+def _money(answer: Object) -> Money:
+    return money(answer.get("amount"), answer.get("currency"))
 
 
-def _payer(answer: dict[str, object]) -> str | None:
+def _payer(answer: Object) -> str | None:
     """Read who paid, as digits; None where nobody is named."""
     payer = answer.get("payer")
     if isinstance(payer, dict):
-        if (_text(payer.get("partyIdType")) or "").upper() != "MSISDN":
-            raise _Strange("the payer is not a phone number")
+        if (text(payer.get("partyIdType")) or "").upper() != "MSISDN":
+            raise Strange("the payer is not a phone number")
         payer = payer.get("partyId", "")
-    text = _text(payer)
-    try:
-        return None if text is None else Msisdn.parse(text).digits
-    except InvalidNumber:
-        raise _Strange("the payer cannot be read") from None
+    return number(text(payer), "payer")
 
 
-def _readable(read: Callable[[dict[str, object]], T], answer: dict[str, object]) -> T | None:
-    try:
-        return read(answer)
-    except _Strange:
-        return None
-
-
-def _life(answer: dict[str, object]) -> float:
+def _life(answer: Object) -> float:
     """Read how long a token lives, in seconds; a short life where that is nonsense."""
-    text = _readable(lambda told: _text(told.get("expires_in"), numbers=True), answer)
-    return min(float(text), MAX_TOKEN_LIFE_S) if text and SECONDS.fullmatch(text) else SHORT_TOKEN_LIFE_S
+    life = readable(lambda told: text(told.get("expires_in"), numbers=True), answer)
+    return min(float(life), MAX_TOKEN_LIFE_S) if life and SECONDS.fullmatch(life) else SHORT_TOKEN_LIFE_S
 
 
 def _told(status: int, body: bytes) -> str:
@@ -285,57 +268,7 @@ def _code(body: bytes) -> str | None:
     The gateway's {"statusCode", "message"}, HTML and an empty body carry none: README 2 [O].
     """
     try:
-        answer = _read_object(body)
-        return _cut(_text(answer.get("code")) or _text(answer.get("error")))
-    except _Strange:
+        answer = read_object(body)
+        return cut(text(answer.get("code")) or text(answer.get("error")))
+    except Strange:
         return None
-
-
-class _Strange(Exception):
-    """An answer that is not as MTN describes it. The text tells nothing of its content."""
-
-
-class _Number(str):
-    """A JSON number as it was written: no number type may round an amount."""
-
-    __slots__ = ()
-
-
-def _read_object(body: bytes) -> dict[str, object]:
-    # Not msgspec: it takes the last of two equal keys, and makes a number of what must stay as it was sent.
-    try:
-        value = json.loads(
-            body.decode(),
-            object_pairs_hook=_unique,
-            parse_int=_Number,
-            parse_float=_Number,
-            parse_constant=_refuse_constant,
-        )
-    except (ValueError, RecursionError):
-        raise _Strange("the body is not JSON") from None
-    if not isinstance(value, dict):
-        raise _Strange("the body is not a JSON object")
-    return value
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError
-    return found
-
-
-def _refuse_constant(_name: str) -> Never:
-    raise ValueError
-
-
-def _text(value: object, *, numbers: bool = False) -> str | None:
-    """Take a JSON text or null, and a number's text where `numbers` are expected. Raises _Strange."""
-    if value is None or (isinstance(value, str) and (numbers or not isinstance(value, _Number))):
-        return value
-    raise _Strange("a field has an unexpected type")
-
-
-def _cut(text: str | None) -> str | None:
-    """Keep what a log, a database and a screen can show of a foreign word."""
-    return "".join(filter(str.isprintable, text))[:MAX_CODE] or None if text else None
