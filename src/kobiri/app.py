@@ -25,9 +25,9 @@ from kobiri.api.state import ApiState
 from kobiri.api.throttle import Throttle
 from kobiri.config import ConfigurationError, Settings, load
 from kobiri.providers import registry
-from kobiri.providers.base import Provider
 from kobiri.services.access import Access
 from kobiri.services.gateway import Gateway
+from kobiri.services.roads import Road
 from kobiri.services.routing import Roads
 from kobiri.store.db import Database
 from kobiri.worker import loop, tasks
@@ -84,10 +84,10 @@ def pepper(settings: Settings) -> bytes:
     return path.read_text().strip().encode()
 
 
-def accounts(settings: Settings) -> list[Provider]:
-    """The platform's provider accounts, as far as the environment names them."""
+def platform_roads(settings: Settings) -> list[Road]:
+    """The platform's own provider accounts, as far as the environment names them, in the registry's order."""
     made = ((entry, registry.platform_account(settings, entry.spec)) for entry in registry.PROVIDERS)
-    return [entry.build(account) for entry, account in made if account is not None]
+    return [Road(entry.build(account)) for entry, account in made if account is not None]
 
 
 @asynccontextmanager
@@ -102,13 +102,14 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 async def gateway(settings: Settings) -> Gateway:
     """The dependencies of the services in one process. Must run inside the event loop that will use them."""
+    db = await Database.open(
+        dsn(settings),
+        pool_size=settings.database_pool_size,
+        statement_cache_size=settings.database_statement_cache_size,
+    )
     return Gateway(
-        db=await Database.open(
-            dsn(settings),
-            pool_size=settings.database_pool_size,
-            statement_cache_size=settings.database_statement_cache_size,
-        ),
-        roads=Roads(accounts(settings), closed=frozenset(() if settings.mtn_enabled else ("mtn",))),
+        db=db,
+        roads=Roads(db, platform_roads(settings), closed=registry.switched_off(settings)),
         render=render_payment,
         send_within=timedelta(seconds=settings.payment_send_within_seconds),
         expires_after=settings.expires_after,

@@ -129,9 +129,10 @@ async def test_no_secret_and_no_whole_number_is_told(api: Api, simulator: Simula
                 api.settings,
                 api.app.state.api,
                 gateway(api),
-                gateway(api).roads._accounts,
-                [vars(account) for account in gateway(api).roads._accounts],
-                [vars(account)["_tokens"]._current for account in gateway(api).roads._accounts],
+                gateway(api).roads._platform,
+                [vars(road) for road in gateway(api).roads._platform],
+                [vars(road.provider) for road in gateway(api).roads._platform],
+                [vars(road.provider)["_tokens"]._current for road in gateway(api).roads._platform],
             ]
         ),
     }

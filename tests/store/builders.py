@@ -67,7 +67,7 @@ async def insert_once(
         tx,
         payment,
         use,
-        created(payment),
+        created(payment, "prefix", ()),
         AUTHOR,
         send_within=MINUTE,
         expires_after=15 * MINUTE,

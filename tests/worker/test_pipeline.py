@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from kobiri.domain.allowance import BUDGET_FULL
+from kobiri.domain.breaker import IN_A_ROW
 from kobiri.domain.ids import PaymentId, TenantId
 from kobiri.domain.outcome import Source
 from kobiri.services import checking, outcomes, submission
@@ -27,6 +29,9 @@ from tests.api.steps import (
     work,
 )
 from tests.conftest import Api, ApiFactory, Simulator
+
+# Each repeats what it may, three times at most, before the client is told that nobody knows.
+PASSES = 4
 
 COLLECTED = {"provider:mtn": 1_000, "merchant_available": -1_000}
 
@@ -158,16 +163,16 @@ async def test_what_never_arrived_is_asked_for_and_sent_again_under_its_referenc
 
 
 async def test_after_send_before_it_is_not_sent_again(api: Api, simulator: Simulator) -> None:
-    await simulator.fault(kind="reset_before", operation="create", times=1)
+    await simulator.fault(kind="reset_before", operation="create", times=PASSES)
     payment = await sent_unknown(api)
     await age(api.database, "61 seconds")
     await check(api)
-    assert len(await sends(simulator, payment["provider_reference"])) == 1
+    assert len(await sends(simulator, payment["provider_reference"])) == PASSES
     assert (await read(api, payment["id"]))["status"] == "TIMEOUT"
 
 
 async def test_three_not_founds_over_ten_minutes_end_it(api: Api, simulator: Simulator) -> None:
-    await simulator.fault(kind="reset_before", operation="create", times=1)
+    await simulator.fault(kind="reset_before", operation="create", times=PASSES)
     payment = await sent_unknown(api)
     await age(api.database, "61 seconds")
     for _ in range(4):
@@ -197,13 +202,13 @@ async def test_not_found_before_send_before_does_not_count(api: Api, simulator: 
 
 
 async def test_409_is_no_new_payment_and_is_asked_for(api: Api, simulator: Simulator) -> None:
-    """The first send arrived and its answer was lost; so was the first status answer."""
-    await simulator.fault(kind="drop_after", operation="create", times=1)
+    """The first send arrived and its answer was lost; so were those of its repeats, and the first status answer."""
+    await simulator.fault(kind="drop_after", operation="create", times=PASSES)
     payment = await sent_unknown(api)
     await simulator.fault(kind="not_found_for", operation="status", ms=600_000, times=1)
     await check(api)  # not found, so it is sent again: 409
     answers = [request["answered"] for request in await sends(simulator, payment["provider_reference"])]
-    assert answers == ["dropped", 409]
+    assert answers == ["dropped"] * PASSES + [409]
     assert (await read(api, payment["id"]))["status"] == "TIMEOUT"  # never back to PENDING
     await until(api, payment["id"], "SUCCESSFUL")
     await charged(simulator, payment["provider_reference"])
@@ -221,7 +226,7 @@ async def test_404_then_found(api: Api, simulator: Simulator) -> None:
 
 
 async def test_a_refused_repeat_says_nothing_about_the_first(api: Api, simulator: Simulator) -> None:
-    await simulator.fault(kind="drop_after", operation="create", times=1)
+    await simulator.fault(kind="drop_after", operation="create", times=PASSES)
     payment = await sent_unknown(api)
     await simulator.fault(kind="not_found_for", operation="status", ms=600_000, times=1)
     await simulator.fault(kind="error_before", operation="create", status=400, code="NOT_ALLOWED", times=1)
@@ -257,7 +262,7 @@ async def test_success_after_failure_changes_no_status_but_is_told_and_booked(ap
     payment = (await api.pay()).json()
     failed = await until(api, payment["id"], "FAILED")
     await charged(simulator, payment["provider_reference"])
-    word = await gateway(api).roads._accounts[0].find("collection", payment["provider_reference"], within_s=4)
+    word = await gateway(api).roads._platform[0].provider.find("collection", payment["provider_reference"], within_s=4)
     # No check is due for what is final: the word comes as a late callback, a statement or an operator's question.
     await tell(api, payment["id"], word)
     await tell(api, payment["id"], word)
@@ -357,20 +362,45 @@ async def test_an_async_order_that_no_worker_took_in_time_is_given_up(api: Api, 
     assert await sends(simulator, payment["provider_reference"]) == []
 
 
-async def test_another_account_neither_asks_nor_sends(make_api: ApiFactory, simulator: Simulator) -> None:
+async def test_an_account_that_points_elsewhere_sends_nothing_old_and_proves_nothing(
+    make_api: ApiFactory, simulator: Simulator
+) -> None:
     first = await make_api()
-    await simulator.fault(kind="reset_before", operation="create", times=1)
+    await simulator.fault(kind="reset_before", operation="create", times=PASSES)
     payment = await sent_unknown(first)
     waiting = (await first.pay(headers={"prefer": "respond-async"})).json()
-    before = len(await simulator.requests())
     other = await make_api(mtn_collection_api_user="8c5f5a5e-0000-4000-8000-000000000002")
     for _ in range(3):
         await check(other)
-    assert len(await simulator.requests()) == before
+    assert len(await sends(simulator, payment["provider_reference"])) == PASSES, "it was not sent again"
     assert (await read(other, payment["id"]))["status"] == "TIMEOUT"
-    assert (await read(other, waiting["id"]))["status"] == "PENDING"
+    # What nobody was told of goes by the new account, under a new reference.
+    assert await sends(simulator, waiting["provider_reference"]) == []
+    sent = await until(other, waiting["id"], "SUCCESSFUL")
+    assert sent["provider_reference"] != waiting["provider_reference"]
+    assert "payment.rerouted" in await history(other, waiting["id"])
     await until(first, payment["id"], "SUCCESSFUL")  # the old account is configured again
     await charged(simulator, payment["provider_reference"])
+
+
+async def test_a_repeat_heals_what_was_lost_once(api: Api, simulator: Simulator) -> None:
+    for kind in ("drop_after", "reset_before"):
+        await simulator.fault(kind=kind, operation="create", times=1)
+        answer = await api.pay()
+        assert answer.status_code == 201, kind
+        payment = await until(api, answer.json()["id"], "SUCCESSFUL")
+        assert len(await sends(simulator, payment["provider_reference"])) == 2
+        await charged(simulator, payment["provider_reference"])
+
+
+async def test_a_hundred_failures_do_not_double_the_load(api: Api, simulator: Simulator) -> None:
+    """Repeats are a tenth of the calls, beside what a rested budget holds, and an open circuit sends nothing."""
+    await simulator.fault(kind="error_before", operation="create", status=500, shape="empty")
+    answers = [await api.pay() for _ in range(40)]
+    assert {answer.status_code for answer in answers} == {503, 504}
+    sent = [answer for answer in answers if answer.status_code == 504]
+    assert len(sent) == IN_A_ROW
+    assert await asked_to_pay(simulator) <= len(sent) * 1.1 + BUDGET_FULL
 
 
 async def test_unknown_for_an_hour_is_given_to_a_person_and_still_resolved(api: Api, simulator: Simulator) -> None:

@@ -25,6 +25,7 @@ KobiriError
 ├── Unprocessable                read and understood, but it cannot be done
 │   ├── IdempotencyKeyReused
 │   ├── InvalidAmount
+│   ├── AmountOutOfLimits
 │   ├── CurrencyNotSupported
 │   ├── InvalidNumber
 │   ├── NetworkUnknown
@@ -172,6 +173,11 @@ class IdempotencyKeyReused(Unprocessable):
 class InvalidAmount(Unprocessable):
     code = "invalid_amount"
     title = "The amount is not acceptable"
+
+
+class AmountOutOfLimits(Unprocessable):
+    code = "amount_out_of_limits"
+    title = "No provider account takes this amount"
 
 
 class CurrencyNotSupported(Unprocessable):

@@ -9,6 +9,7 @@ CANONICAL = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII 
 
 TenantId = NewType("TenantId", str)
 PaymentId = NewType("PaymentId", str)
+AccountId = NewType("AccountId", str)
 EventId = NewType("EventId", str)
 RequestId = NewType("RequestId", str)
 ProviderReference = NewType("ProviderReference", str)

@@ -45,10 +45,15 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """A firm word that no money moved and none will. `provider_code` is theirs, kept raw."""
+    """A firm word that no money moved and none will. `provider_code` is theirs, kept raw.
+
+    `arrived`: what arrived instead, of another amount than was asked for; only a person says so, and it waits in
+    suspense.
+    """
 
     code: FailureCode
     provider_code: str | None = None
+    arrived: Money | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,17 @@ class NotFound:
 
 Outcome = Accepted | Succeeded | Declined | NotSent | Unknown
 Finding = Accepted | Succeeded | Declined | NotFound | Unknown
+
+
+def after_doubt(again: Outcome) -> Outcome:
+    """What a repeat's outcome means when an earlier pass may have arrived: its refusal says nothing about that one."""
+    match again:
+        case Declined():
+            return Unknown(f"repeat refused: {again.provider_code}", outage=False)
+        case NotSent():
+            return Unknown(again.reason, outage=again.outage)
+        case _:
+            return again
 
 
 class Source(StrEnum):

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Literal, assert_never
 
 from kobiri.domain import ledger, schedule
-from kobiri.domain.ids import LeaseToken, PaymentId, ProviderReference, TenantId
+from kobiri.domain.ids import AccountId, LeaseToken, PaymentId, ProviderReference, TenantId
 from kobiri.domain.ledger import Movement
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
@@ -75,6 +75,7 @@ class Payment:
     send_before: datetime
     expires_at: datetime
     created_at: datetime
+    account_id: AccountId | None = None  # None: the platform's account
     reference: str | None = None
     description: str | None = None
     metadata: Mapping[str, str] | None = None
@@ -110,7 +111,7 @@ class EventDraft:
     """A fact about a payment; ids and codes only, no personal data."""
 
     type: str
-    data: Mapping[str, str | int | None]
+    data: Mapping[str, str | int | list[str] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +124,38 @@ class Change:
     keeps_schedule: bool = False  # the row's own `next_run_at` and lease stay, whatever `after` says
 
 
-def created(payment: Payment) -> EventDraft:
-    """The first event of every payment: what is asked, and by which road it goes."""
+def created(payment: Payment, network_from: str, passed_over: tuple[str, ...]) -> EventDraft:
+    """The first event of every payment: what is asked, by which road it goes, and why by no other.
+
+    `network_from`: who said whose wallet it is ("caller" or "prefix"). `passed_over`: each road that was not taken.
+    """
     return EventDraft(
         "payment.created",
         {
             "amount": str(payment.money),
             "currency": payment.money.currency,
             "network": payment.network,
+            "network_from": network_from,
             "provider": payment.provider,
+            "account_id": payment.account_id,
             "provider_reference": payment.provider_reference,
+            "passed_over": list(passed_over),
+        },
+    )
+
+
+def rerouted(before: Payment, after: Payment, reason: str, passed_over: tuple[str, ...]) -> EventDraft:
+    """Nothing was sent by the road before, so another is taken, under a new reference."""
+    return EventDraft(
+        "payment.rerouted",
+        {
+            "reason": reason,
+            "from_provider": before.provider,
+            "from_reference": before.provider_reference,
+            "provider": after.provider,
+            "account_id": after.account_id,
+            "provider_reference": after.provider_reference,
+            "passed_over": list(passed_over),
         },
     )
 
@@ -195,6 +218,16 @@ def may_send_again(payment: Payment, *, dedupes: bool, account_fingerprint: str,
     )
 
 
+def may_take_another_road(payment: Payment, outcome: Outcome, now: datetime) -> bool:
+    """Whether this attempt's outcome leaves no doubt that no road was told anything yet, and the order is wanted."""
+    return (
+        isinstance(outcome, NotSent)
+        and not payment.is_final
+        and replace(payment, unsent=True).surely_unsent
+        and now < payment.send_before
+    )
+
+
 def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime, jitter: float) -> Change | None:
     said_otherwise = _mismatch(payment, outcome)
     if said_otherwise:
@@ -203,6 +236,7 @@ def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime
         payment,
         status=Status.SUCCESSFUL,
         provider_transaction_id=outcome.provider_transaction_id or payment.provider_transaction_id,
+        review=_review_after(payment, source),
         completed_at=now,
         next_run_at=None,
         lease_token=None,
@@ -226,7 +260,10 @@ def _decline(
     # The refusal of a repeated request says nothing about the first one, which may be on its way: ask.
     if source is Source.SEND and (payment.sent_before or not answers_this_attempt):
         return _unknown(payment, Unknown(f"repeat refused: {outcome.provider_code}"), source, now, jitter)
-    return _fail(payment, outcome.code, outcome.provider_code, source, now)
+    change = _fail(payment, outcome.code, outcome.provider_code, source, now)
+    if outcome.arrived is not None:
+        return replace(change, movement=ledger.arrived_unexpectedly(payment.provider, outcome.arrived))
+    return change
 
 
 def _fail(payment: Payment, code: FailureCode, provider_code: str | None, source: Source, now: datetime) -> Change:
@@ -235,6 +272,7 @@ def _fail(payment: Payment, code: FailureCode, provider_code: str | None, source
         status=Status.FAILED,
         failure_code=code,
         failure_provider_code=provider_code,
+        review=_review_after(payment, source),
         completed_at=now,
         next_run_at=None,
         lease_token=None,
@@ -242,6 +280,12 @@ def _fail(payment: Payment, code: FailureCode, provider_code: str | None, source
     )
     event = EventDraft("payment.failed", {"source": source, "code": code, "provider_code": provider_code})
     return Change(after, (event,))
+
+
+def _review_after(payment: Payment, source: Source) -> Review | None:
+    """What is settled needs no person any more; a mismatch does, until a person has said so."""
+    settled = source is Source.PERSON or payment.review is Review.UNRESOLVED
+    return None if settled else payment.review
 
 
 def _accept(payment: Payment, outcome: Accepted, source: Source, now: datetime, jitter: float) -> Change | None:
@@ -281,11 +325,31 @@ def _not_found(payment: Payment, outcome: NotFound, source: Source, now: datetim
 
 
 def _unknown(payment: Payment, outcome: Unknown, source: Source, now: datetime, jitter: float) -> Change | None:
+    if not outcome.askable:
+        return _unaskable(payment, outcome, source, now, jitter)
     # A provider that acknowledged it to another in the meantime leaves no doubt.
     if source is Source.SEND and payment.status is Status.PENDING and payment.accepted_at is None:
         event = EventDraft("payment.timed_out", {"source": source, "reason": outcome.reason})
         return _wait(replace(payment, status=Status.TIMEOUT), (event,), source, now, jitter)
     return _wait(payment, (), source, now, jitter)
+
+
+def _unaskable(payment: Payment, outcome: Unknown, source: Source, now: datetime, jitter: float) -> Change:
+    """No question will ever tell: a person or a statement must, from now on."""
+    events: tuple[EventDraft, ...] = ()
+    if payment.status is Status.PENDING:
+        events += (EventDraft("payment.timed_out", {"source": source, "reason": outcome.reason}),)
+    if payment.review is None:
+        events += (EventDraft("payment.review_needed", {"reason": Review.UNRESOLVED}),)
+    after = replace(
+        payment,
+        status=Status.TIMEOUT,
+        review=payment.review or Review.UNRESOLVED,
+        version=payment.version + 1,
+        next_run_at=now + schedule.unaskable_delay(jitter),
+        lease_token=None,
+    )
+    return Change(after, events)
 
 
 def _wait(
@@ -307,8 +371,8 @@ def _wait(
         review = Review.UNRESOLVED
         events += (EventDraft("payment.review_needed", {"reason": review}),)
     delay = schedule.check_delay(checks, jitter, acknowledged=payment.accepted_at is not None, calls_back=calls_back)
-    # A callback may come while a lease is held, which it must not cut short.
-    keeps_schedule = source is Source.CALLBACK
+    # A callback, a statement or a person may come while a lease is held, which they must not cut short.
+    keeps_schedule = source not in (Source.SEND, Source.CHECK)
     after = replace(
         payment,
         status=status,
@@ -335,6 +399,15 @@ def _quarantine(payment: Payment, detail: str, source: Source, now: datetime, ji
     known = payment.review is Review.MISMATCHED
     after = replace(_acknowledged(payment, now), review=Review.MISMATCHED)
     return _wait(after, () if known else (event,), source, now, jitter)
+
+
+def earlier_road_speaks(payment: Payment, reference: ProviderReference) -> Change | None:
+    """A provider knows a reference of which nothing was sent, as far as we saw: perhaps the payer paid twice."""
+    if payment.review is Review.MISMATCHED:
+        return None
+    event = EventDraft("payment.mismatched", {"detail": "an earlier road knows it", "provider_reference": reference})
+    after = replace(payment, review=Review.MISMATCHED, version=payment.version + 1)
+    return Change(after, (event,), keeps_schedule=True)
 
 
 def _acknowledged(payment: Payment, now: datetime) -> Payment:

@@ -13,6 +13,12 @@ DOUBT_DELAYS_S = (1, 2, 3, 5, 8, 12, 20, 30, 60, 60, 120, 180, 300, 300, 600, 90
 CALLBACK_EXPECTED_S = 30
 SEND_DELAYS_S = (1, 2, 4, 8, 15)
 
+# Inside of one call, while the client waits: for what may safely be repeated.
+QUICK_DELAYS_S = (0.1, 0.2, 0.4)
+
+# Where the provider cannot be asked there is nothing to do but to wait for a person.
+UNASKABLE_S = 3600
+
 
 def check_delay(checks: int, jitter: float, *, acknowledged: bool, calls_back: bool = False) -> timedelta:
     """How long to wait for the next status check after `checks` of them.
@@ -21,6 +27,16 @@ def check_delay(checks: int, jitter: float, *, acknowledged: bool, calls_back: b
     """
     delay = _jittered(CHECK_DELAYS_S if acknowledged else DOUBT_DELAYS_S, checks, jitter)
     return max(delay, _jittered((CALLBACK_EXPECTED_S,), 0, jitter)) if calls_back else delay
+
+
+def quick_delay_s(repeats: int, jitter: float) -> float | None:
+    """How long to wait before repeating a call after `repeats` of them, in seconds; None: not once more."""
+    return QUICK_DELAYS_S[repeats] * (0.8 + 0.4 * jitter) if repeats < len(QUICK_DELAYS_S) else None
+
+
+def unaskable_delay(jitter: float) -> timedelta:
+    """When to look again at a payment that nobody but a person can settle."""
+    return _jittered((UNASKABLE_S,), 0, jitter)
 
 
 def send_delay(attempts: int, jitter: float) -> timedelta:

@@ -51,6 +51,11 @@ def platform_account(settings: Settings, spec: ProviderSpec) -> Account | None:
     )
 
 
+def switched_off(settings: Settings) -> list[str]:
+    """The providers that MTN_ENABLED=false and the like keep from getting new payments."""
+    return [entry.spec.id for entry in PROVIDERS if not getattr(settings, f"{entry.spec.id}_enabled", True)]
+
+
 def account(
     settings: Settings,
     spec: ProviderSpec,

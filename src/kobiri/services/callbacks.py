@@ -5,18 +5,19 @@ import time
 import structlog
 
 from kobiri.domain.errors import NotFound, Unauthenticated, Unavailable, Unprocessable
-from kobiri.domain.ids import PaymentId, TenantId, parse_id
-from kobiri.domain.outcome import Declined, Source
+from kobiri.domain.ids import PaymentId, ProviderReference, TenantId, parse_id
+from kobiri.domain.outcome import Accepted, Declined, Source, Succeeded
 from kobiri.domain.payment import Payment
 from kobiri.domain.signature import is_genuine
 from kobiri.providers.base import Authenticity, Callback, CallbackWord, Provider, Unreadable
 from kobiri.services import outcomes
 from kobiri.services.access import Caller
 from kobiri.services.gateway import Gateway
+from kobiri.services.roads import Road
 from kobiri.store import callbacks, payments
 from kobiri.store.callbacks import Health, Verdict
 from kobiri.store.db import PLATFORM, LockTimeout
-from kobiri.store.payments import Author
+from kobiri.store.payments import Author, Match
 
 log = structlog.get_logger(__name__)
 
@@ -51,9 +52,10 @@ async def receive(gateway: Gateway, refusals: Refusals, provider_id: str, callba
 
     Raises NotFound (no such provider here), Unauthenticated (not signed as it must be), Unprocessable (no callback).
     """
-    provider = gateway.roads.receiver(provider_id)
-    if provider is None:
+    road = gateway.roads.receiver(provider_id)
+    if road is None:
         raise NotFound("There is no such provider here.")
+    provider = road.provider
     authenticity = await _authenticity(provider, callback)
     if authenticity is Authenticity.FORGED:
         await _keep_stray(gateway, refusals, provider, callback, "refused")
@@ -64,17 +66,19 @@ async def receive(gateway: Gateway, refusals: Refusals, provider_id: str, callba
     except Unreadable as error:
         await _keep_stray(gateway, refusals, provider, callback, "refused")
         raise Unprocessable(f"{error}") from None
-    match = await _match(gateway, provider, word)
+    match = await _match(gateway, road, word)
     if match is None:
         # A stranger learns nothing from the answer; a provider may post what a restored backup has lost.
         await _keep_stray(gateway, refusals, provider, callback, "unmatched")
         log.warning("callback.unmatched", provider=provider_id, signed=signed)
         return signed
-    tenant_id, payment_id = match
-    believed = signed and word.money is not None and word.payer is not None
+    tenant_id, payment_id = match.tenant_id, match.payment_id
+    believed = signed and word.money is not None and word.payer is not None and not match.earlier
     await _keep(gateway, provider, callback, "applied" if believed else "hint", tenant_id, payment_id)
     log.info("callback.received", provider=provider_id, tenant_id=tenant_id, payment_id=payment_id, believed=believed)
-    if believed:
+    if match.earlier:
+        gateway.calls.start(_ask_earlier_road(gateway, road, match, word.reference, author))
+    elif believed:
         await _believe(gateway, tenant_id, payment_id, word, author)
     else:
         await _look_soon(gateway, tenant_id, payment_id)
@@ -92,18 +96,32 @@ async def _authenticity(provider: Provider, callback: Callback) -> Authenticity:
 
 async def health(gateway: Gateway, caller: Caller, provider_id: str) -> tuple[Provider, Health]:
     """How the caller's callbacks from this provider arrive. Raises NotFound."""
-    provider = gateway.roads.receiver(provider_id)
-    if provider is None:
+    road = gateway.roads.receiver(provider_id)
+    if road is None:
         raise NotFound("There is no such provider here.")
     async with gateway.db.tenant_transaction(caller.tenant_id) as tx:
-        return provider, await callbacks.health(tx, caller.tenant_id, caller.mode, provider_id)
+        return road.provider, await callbacks.health(tx, caller.tenant_id, caller.mode, provider_id)
 
 
-async def _match(gateway: Gateway, provider: Provider, word: CallbackWord) -> tuple[TenantId, PaymentId] | None:
+async def _match(gateway: Gateway, road: Road, word: CallbackWord) -> Match | None:
+    """The payment that is meant, if it went by this very account: another's path proves nothing."""
     if parse_id(word.reference) is None:
         return None
     async with gateway.db.gate_transaction() as tx:
-        return await payments.match_callback(tx, provider.spec.id, word.reference)
+        match = await payments.match_callback(tx, road.spec.id, word.reference)
+    return match if match is not None and match.account_id == road.account_id else None
+
+
+async def _ask_earlier_road(
+    gateway: Gateway, road: Road, match: Match, reference: ProviderReference, author: Author
+) -> None:
+    """Somebody speaks of a reference of which nothing was sent. Where the provider knows it, a person must look."""
+    async with gateway.db.tenant_transaction(match.tenant_id) as tx:
+        read = await payments.get(tx, match.tenant_id, match.payment_id)
+    assert read is not None, "it was matched, and payments are never deleted"
+    finding = await road.find(read.payment.kind, reference)
+    if isinstance(finding, Accepted | Succeeded):
+        await outcomes.suspect(gateway.db, read.payment, reference, author)
 
 
 async def _believe(

@@ -7,9 +7,9 @@ import structlog
 
 from kobiri.domain.outcome import Finding, NotFound, NotSent, Source, Unknown
 from kobiri.domain.payment import Payment, Step, may_send_again, next_step
-from kobiri.providers.base import Provider
 from kobiri.services import outcomes, submission
 from kobiri.services.gateway import LEASE_MARGIN_S, Gateway
+from kobiri.services.roads import Road
 from kobiri.store import payments
 from kobiri.store.payments import Author, Claim, Read
 
@@ -20,7 +20,7 @@ WORKER = Author("worker")
 
 async def claim_due(gateway: Gateway, limit: int) -> list[Claim]:
     """Take up to `limit` due payments, each under a lease that outlasts one provider call."""
-    lease_s = gateway.roads.longest_call_s + LEASE_MARGIN_S
+    lease_s = gateway.roads.longest_question_s + LEASE_MARGIN_S
     async with gateway.db.worker_transaction() as tx:
         return await payments.claim(tx, limit, lease_s)
 
@@ -35,28 +35,58 @@ async def resume(gateway: Gateway, claim: Claim) -> None:
         read = await payments.get(tx, claim.tenant_id, claim.payment_id)
     if read is None or read.payment.is_final or read.payment.lease_token != claim.lease_token:
         return
+    road = await gateway.roads.of_payment(read.payment)
+    match next_step(read.payment, read.now):
+        case Step.GIVE_UP:
+            await _apply(gateway, read, began, NotSent("it was not sent in time"), Source.SEND)
+        case Step.SEND:
+            await _send_by_any(gateway, road, read, began)
+        case Step.ASK if road is None:
+            # Another account's not-found would prove nothing about this payment.
+            await _apply(gateway, read, began, Unknown("its provider account is gone"), Source.CHECK)
+        case Step.ASK:
+            await _ask(gateway, road, read, began)
+
+
+async def _send_by_any(gateway: Gateway, road: Road | None, read: Read, began: float) -> None:
+    """Send what nobody was told of yet: by its road where that is open, else by another."""
     payment = read.payment
-    provider = gateway.roads.account_of(payment)
-    step = next_step(payment, read.now)
-    if step is Step.GIVE_UP:
-        await _apply(gateway, read, began, NotSent("it was not sent in time"), Source.SEND)
-    elif provider is None and step is Step.SEND:
-        await _apply(gateway, read, began, NotSent("its provider account is gone"), Source.SEND)
-    elif provider is None:
-        # Another account's not-found would prove nothing about this payment.
-        await _apply(gateway, read, began, Unknown("its provider account is gone"), Source.CHECK)
-    elif step is Step.SEND:
-        await _send(gateway, provider, payment)
-    else:
-        await _ask(gateway, provider, read, began)
+    reason = await _left_because(gateway, road, payment)
+    if road is not None and reason is None:
+        await _send(gateway, road, payment)
+        return
+    route = await gateway.roads.another(payment, [])
+    if not route.roads:
+        await _apply(gateway, read, began, NotSent(reason or "no road is open", outage=False), Source.SEND)
+        return
+    committed_at = time.monotonic()
+    switched = await submission.switch(
+        gateway, route.roads[0], payment, reason or "no road is open", route.passed_over, WORKER
+    )
+    if switched is None:
+        log.info("payment.lease_lost", payment_id=payment.id)
+        return
+    await submission.submit(
+        gateway, route.roads[0], switched.payment, committed_at=committed_at, now=switched.now, author=WORKER
+    )
 
 
-async def _ask(gateway: Gateway, provider: Provider, read: Read, began: float) -> None:
-    finding = await _find(gateway, provider, read.payment)
+async def _left_because(gateway: Gateway, road: Road | None, payment: Payment) -> str | None:
+    """Why a payment of which nothing was sent cannot go by its road; None: it can."""
+    if road is None:
+        return "its provider account is gone"
+    if road.provider.fingerprint != payment.account_fingerprint:
+        return "its provider account points elsewhere now"
+    switched_off = await gateway.roads.switched_off()
+    return switched_off.get(road.spec.id) or road.closed_because(payment.kind)
+
+
+async def _ask(gateway: Gateway, road: Road, read: Read, began: float) -> None:
+    finding = await _find(gateway, road, read.payment)
     now = read.now + timedelta(seconds=time.monotonic() - began)
     log.info(
         "provider.answered",
-        provider=provider.spec.id,
+        provider=road.spec.id,
         operation="find",
         payment_id=read.payment.id,
         tenant_id=read.payment.tenant_id,
@@ -66,33 +96,34 @@ async def _ask(gateway: Gateway, provider: Provider, read: Read, began: float) -
     )
     if isinstance(finding, NotFound) and may_send_again(
         read.payment,
-        dedupes=provider.spec.operations[read.payment.kind].dedupes,
-        account_fingerprint=provider.fingerprint,
+        dedupes=road.operation(read.payment.kind).dedupes,
+        account_fingerprint=road.provider.fingerprint,
         now=now,
     ):
-        await _send(gateway, provider, read.payment)
+        await _send(gateway, road, read.payment)
         return
     await _apply(gateway, read, began, finding, Source.CHECK)
 
 
-async def _find(gateway: Gateway, provider: Provider, payment: Payment) -> Finding:
+async def _find(gateway: Gateway, road: Road, payment: Payment) -> Finding:
     try:
         async with gateway.calls.track():
-            return await provider.find(
-                payment.kind, payment.provider_reference, within_s=provider.account.answer_within_s
-            )
+            finding = await road.find(payment.kind, payment.provider_reference)
     except TimeoutError:
-        return Unknown("this process was stopped")
+        return Unknown("this process was stopped", outage=False)
+    if isinstance(finding, NotFound) and road.provider.fingerprint != payment.account_fingerprint:
+        return Unknown("its provider account points elsewhere now", outage=False)
+    return finding
 
 
-async def _send(gateway: Gateway, provider: Provider, payment: Payment) -> None:
+async def _send(gateway: Gateway, road: Road, payment: Payment) -> None:
     committed_at = time.monotonic()
     async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
-        begun = await payments.begin_attempt(tx, payment, submission.lease(provider))
+        begun = await payments.begin_attempt(tx, payment, submission.lease(road, payment))
     if begun is None:
         log.info("payment.lease_lost", payment_id=payment.id)
         return
-    await submission.submit(gateway, provider, begun.payment, committed_at=committed_at, now=begun.now, author=WORKER)
+    await submission.submit(gateway, road, begun.payment, committed_at=committed_at, now=begun.now, author=WORKER)
 
 
 async def _apply(gateway: Gateway, read: Read, began: float, outcome: Finding | NotSent, source: Source) -> None:

@@ -9,8 +9,9 @@ from datetime import datetime
 import structlog
 
 from kobiri.domain.errors import Busy
+from kobiri.domain.ids import ProviderReference
 from kobiri.domain.outcome import Finding, Outcome, Source
-from kobiri.domain.payment import Payment, transition
+from kobiri.domain.payment import Change, Payment, earlier_road_speaks, transition
 from kobiri.store import idempotency, payments
 from kobiri.store.db import CommitUnknown, Database, LockTimeout
 from kobiri.store.payments import Answer, Author
@@ -34,9 +35,39 @@ async def apply(
     Fenced by `version`: when another writer came first, the payment is read again and decided again. `answer` builds
     what the client is told from the payment that is written, and is stored with it. Raises Busy, DatabaseUnavailable.
     """
-    attempt, lease_token = payment.attempt, payment.lease_token
+    attempt = payment.attempt
+
+    def decide(payment: Payment, now: datetime) -> Change | None:
+        return transition(payment, outcome, source, now, random.random(), attempt=attempt)
+
+    return await _write(db, payment, decide, source, now, author, answer)
+
+
+async def suspect(db: Database, payment: Payment, reference: ProviderReference, author: Author) -> Payment:
+    """Give a payment to a person, because a road on which nothing was sent knows its reference after all."""
+    return await _write(
+        db,
+        payment,
+        lambda payment, _now: earlier_road_speaks(payment, reference),
+        Source.CALLBACK,
+        payment.created_at,
+        author,
+        lambda _payment: None,
+    )
+
+
+async def _write(
+    db: Database,
+    payment: Payment,
+    decide: Callable[[Payment, datetime], Change | None],
+    source: Source,
+    now: datetime,
+    author: Author,
+    answer: Callable[[Payment], Answer | None],
+) -> Payment:
+    lease_token = payment.lease_token
     for _ in range(TRIES):
-        change = transition(payment, outcome, source, now, random.random(), attempt=attempt)
+        change = decide(payment, now)
         if change is None:
             await _keep_answer(db, payment, answer(payment))
             return payment

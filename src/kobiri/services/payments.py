@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from kobiri.domain.errors import (
+    AmountOutOfLimits,
     Busy,
     IdempotencyKeyReused,
     KobiriError,
@@ -21,11 +22,12 @@ from kobiri.domain.errors import (
 from kobiri.domain.ids import LeaseToken, PaymentId, new_id, new_provider_reference
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
-from kobiri.domain.payment import Payment, Status, created
-from kobiri.providers.base import Provider
+from kobiri.domain.payment import EventDraft, Payment, Status, created
 from kobiri.services import submission
 from kobiri.services.access import Caller
 from kobiri.services.gateway import Gateway
+from kobiri.services.roads import Road
+from kobiri.services.routing import Route, Wanted
 from kobiri.store import events, idempotency, payments
 from kobiri.store.db import CommitUnknown, LockTimeout
 from kobiri.store.events import Event
@@ -67,11 +69,14 @@ async def create(
     RequestInProgress, Busy, DatabaseUnavailable.
     """
     try:
-        provider = _road(gateway, caller, order)
-    except (NetworkUnknown, NoRoute, RouteClosed, TenantSuspended) as refusal:
+        route = await _route(gateway, caller, order)
+    except (NetworkUnknown, NoRoute, AmountOutOfLimits, RouteClosed, TenantSuspended) as refusal:
         return await _replay_or(refusal, gateway, caller, use)
-    payment = _new_payment(caller, order, provider, sends_now=not respond_async)
-    recorded = await _record(gateway, caller, payment, provider, use, author)
+    road = route.roads[0]
+    payment = _new_payment(caller, order, road, sends_now=not respond_async)
+    event = created(payment, "caller" if order.network else "prefix", route.passed_over)
+    first_run_in = timedelta(0) if respond_async else submission.lease(road, payment)
+    recorded = await _record(gateway, caller, _Entry(payment, use, event, author, first_run_in))
     if isinstance(recorded, UsedKey):
         return _replay(gateway, recorded, use)
     if respond_async:
@@ -79,7 +84,7 @@ async def create(
     sending = gateway.calls.start(
         submission.submit(
             gateway,
-            provider,
+            road,
             recorded.payment,
             committed_at=recorded.committed_at,
             now=recorded.payment.created_at,
@@ -87,6 +92,11 @@ async def create(
             answer=lambda after: _answer(gateway, use, after),
         )
     )
+    if any(submission.outlives_the_client(each, payment) for each in route.roads):
+        # The payer types the PIN while that call hangs: it goes on, the client is told that it is on its way.
+        await asyncio.wait({sending}, timeout=road.account.answer_within_s)
+        if not sending.done():
+            return await _answer_meanwhile(gateway, use, recorded.payment)
     after = await asyncio.shield(sending)
     given = _answer(gateway, use, after)
     return Reply(after, given.status_code if given else None, given.body if given else b"")
@@ -121,21 +131,45 @@ async def list_with_events(
 
 
 @dataclass(frozen=True, slots=True)
+class _Entry:
+    """What T1 writes. `first_run_in`: how long the right to send lasts, or zero where the worker shall send at once."""
+
+    payment: Payment
+    use: KeyUse
+    event: EventDraft
+    author: Author
+    first_run_in: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class _Recorded:
     payment: Payment
     committed_at: float
 
 
-def _road(gateway: Gateway, caller: Caller, order: Order) -> Provider:
+async def _route(gateway: Gateway, caller: Caller, order: Order) -> Route:
     if caller.suspended:
         raise TenantSuspended
     network = order.network or order.payer.network
     if network is None:
         raise NetworkUnknown("Name the wallet's operator in the field network.")
-    return gateway.roads.pick(network, caller.mode, order.money.currency)
+    return await gateway.roads.route(Wanted(caller.tenant_id, "collection", network, caller.mode, order.money))
 
 
-def _new_payment(caller: Caller, order: Order, provider: Provider, *, sends_now: bool) -> Payment:
+async def _answer_meanwhile(gateway: Gateway, use: KeyUse, payment: Payment) -> Reply:
+    """Tell the client how the payment stands, once: a repeat of the key is told the same."""
+    async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
+        read = await payments.get(tx, payment.tenant_id, payment.id)
+        assert read is not None, "payments are never deleted"
+        body = gateway.render(read.payment)
+        if await idempotency.answer(tx, read.payment, Answer(use.key, WAITING, body)):
+            return Reply(read.payment, WAITING, body)
+        used = await idempotency.get(tx, payment.tenant_id, payment.mode, use.key)
+    assert used is not None, "the key of an open payment is never purged"
+    return Reply(used.payment, used.status_code, used.response_body or b"")
+
+
+def _new_payment(caller: Caller, order: Order, road: Road, *, sends_now: bool) -> Payment:
     unset = datetime.min.replace(tzinfo=UTC)  # the database says when, see payments.insert_once
     return Payment(
         id=PaymentId(new_id()),
@@ -146,8 +180,9 @@ def _new_payment(caller: Caller, order: Order, provider: Provider, *, sends_now:
         money=order.money,
         payer=order.payer,
         network=order.network or order.payer.network or "",
-        provider=provider.spec.id,
-        account_fingerprint=provider.fingerprint,
+        provider=road.spec.id,
+        account_id=road.account_id,
+        account_fingerprint=road.provider.fingerprint,
         provider_reference=new_provider_reference(),
         send_before=unset,
         expires_at=unset,
@@ -161,11 +196,10 @@ def _new_payment(caller: Caller, order: Order, provider: Provider, *, sends_now:
     )
 
 
-async def _record(
-    gateway: Gateway, caller: Caller, payment: Payment, provider: Provider, use: KeyUse, author: Author
-) -> _Recorded | UsedKey:
+async def _record(gateway: Gateway, caller: Caller, entry: _Entry) -> _Recorded | UsedKey:
+    payment, use = entry.payment, entry.use
     try:
-        recorded = await _record_surely(gateway, payment, provider, use, author)
+        recorded = await _record_surely(gateway, entry)
     except LockTimeout:
         # A twin holds the key in an open transaction. By now it may have committed.
         used = await _used_key(gateway, caller, use)
@@ -179,36 +213,32 @@ async def _record(
     return recorded
 
 
-async def _record_surely(
-    gateway: Gateway, payment: Payment, provider: Provider, use: KeyUse, author: Author
-) -> _Recorded | UsedKey:
+async def _record_surely(gateway: Gateway, entry: _Entry) -> _Recorded | UsedKey:
     """T1. A lost COMMIT is answered by the same T1 with the same ids: either nothing happened, or the key is ours."""
     try:
-        return await _record_once(gateway, payment, provider, use, author)
+        return await _record_once(gateway, entry)
     except CommitUnknown:
-        recorded = await _record_once(gateway, payment, provider, use, author)
-    if isinstance(recorded, UsedKey) and _is_ours(recorded, payment):
+        recorded = await _record_once(gateway, entry)
+    if isinstance(recorded, UsedKey) and _is_ours(recorded, entry.payment):
         # The lease may be nearly over by now: then the provider call is the worker's.
         elapsed = recorded.now - recorded.payment.created_at
         return _Recorded(recorded.payment, time.monotonic() - elapsed.total_seconds())
     return recorded
 
 
-async def _record_once(
-    gateway: Gateway, payment: Payment, provider: Provider, use: KeyUse, author: Author
-) -> _Recorded | UsedKey:
-    first_run_in = submission.lease(provider) if payment.attempt else timedelta(0)
+async def _record_once(gateway: Gateway, entry: _Entry) -> _Recorded | UsedKey:
+    payment, use = entry.payment, entry.use
     began = time.monotonic()
     async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
         created_at = await payments.insert_once(
             tx,
             payment,
             use,
-            created(payment),
-            author,
+            entry.event,
+            entry.author,
             send_within=gateway.send_within,
             expires_after=gateway.expires_after,
-            first_run_in=first_run_in,
+            first_run_in=entry.first_run_in,
         )
         if created_at is None:
             used = await idempotency.get(tx, payment.tenant_id, payment.mode, use.key)
@@ -220,7 +250,7 @@ async def _record_once(
             created_at=created_at,
             send_before=created_at + gateway.send_within,
             expires_at=created_at + gateway.expires_after,
-            next_run_at=created_at + first_run_in,
+            next_run_at=created_at + entry.first_run_in,
         )
         if not payment.attempt:
             await idempotency.answer(tx, recorded, Answer(use.key, WAITING, gateway.render(recorded)))
@@ -251,10 +281,15 @@ def _replay(gateway: Gateway, used: UsedKey, use: KeyUse) -> Reply:
     if used.status_code is not None and used.response_body is not None:
         return Reply(used.payment, used.status_code, used.response_body, replayed=True)
     payment = used.payment
-    still_running = payment.version == 1 and payment.next_run_at is not None and payment.next_run_at > used.now
-    if still_running:
+    if _is_being_sent(payment, used.now):
         raise RequestInProgress("Repeat it in a moment: you will get its answer.", retry_after_s=1)
     return Reply(payment, DONE, gateway.render(payment), replayed=True)
+
+
+def _is_being_sent(payment: Payment, now: datetime) -> bool:
+    """Somebody holds the right to call the provider about a payment that nobody has heard of yet."""
+    waits = payment.status is Status.PENDING and payment.accepted_at is None and payment.lease_token is not None
+    return waits and payment.next_run_at is not None and payment.next_run_at > now
 
 
 def _answer(gateway: Gateway, use: KeyUse, payment: Payment) -> Answer | None:

@@ -1,28 +1,35 @@
-"""Send one payment to its provider. No transaction is open meanwhile."""
+"""Send one payment to its provider, and to the next one where nothing was sent. No transaction is open meanwhile."""
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
 
+from kobiri.domain.ids import new_provider_reference
 from kobiri.domain.outcome import Accepted, NotSent, Outcome, Source, Unknown
-from kobiri.domain.payment import Payment
-from kobiri.providers.base import Collection, Provider
+from kobiri.domain.payment import Payment, may_take_another_road, rerouted
+from kobiri.providers.base import Collection
 from kobiri.services import outcomes
 from kobiri.services.gateway import LEASE_MARGIN_S, Gateway
-from kobiri.store.payments import Answer, Author
+from kobiri.services.roads import Road
+from kobiri.store import payments
+from kobiri.store.db import CommitUnknown, LockTimeout
+from kobiri.store.payments import Answer, Author, Read
 
 log = structlog.get_logger(__name__)
 
 # From the commit that allows a send to its first byte. Who was held up for longer may find that the lease is
 # another's by the time the bytes leave, so he sends nothing.
 SEND_AT_ONCE_S = 2.0
+# With less time than this left, the next road is the worker's to try.
+SENSE_IN_SWITCHING_S = 1.5
 
 
 async def submit(
     gateway: Gateway,
-    provider: Provider,
+    road: Road,
     payment: Payment,
     *,
     committed_at: float,
@@ -32,45 +39,90 @@ async def submit(
 ) -> Payment:
     """Make the provider call that a commit has just allowed, and apply its outcome; the payment as it then stands.
 
-    `committed_at` is the monotonic time just before that commit, `now` the database's clock at it.
+    `committed_at` is the monotonic time just before that commit, `now` the database's clock at it. A road on which
+    nothing was sent is left for the next one that is open, as long as the first one's time lasts.
     """
-    outcome = await _call(gateway, provider, payment, committed_at)
-    elapsed_s = time.monotonic() - committed_at
-    # The ordinary word is in the audit log as payment.accepted, and its request has a line already.
-    write = log.debug if isinstance(outcome, Accepted) else log.info
-    write(
-        "provider.answered",
-        provider=provider.spec.id,
-        operation="collect",
-        payment_id=payment.id,
-        tenant_id=payment.tenant_id,
-        attempt=payment.attempt,
-        outcome=type(outcome).__name__,
-        detail=getattr(outcome, "reason", None),
-        duration_ms=round(elapsed_s * 1000, 1),
+    tried = [road]
+    ends_at = committed_at + road.account.answer_within_s
+    while True:
+        outcome = await _call(gateway, road, payment, committed_at, ends_at)
+        elapsed_s = time.monotonic() - committed_at
+        _log(road, payment, outcome, elapsed_s)
+        then = now + timedelta(seconds=elapsed_s)
+        if not isinstance(outcome, NotSent) or not may_take_another_road(payment, outcome, then):
+            break
+        if gateway.calls.stopped or ends_at - time.monotonic() < SENSE_IN_SWITCHING_S:
+            break
+        route = await gateway.roads.another(payment, tried)
+        if not route.roads:
+            break
+        road, committed_at = route.roads[0], time.monotonic()
+        switched = await switch(gateway, road, payment, outcome.reason, route.passed_over, author)
+        if switched is None:
+            break
+        payment, now = switched.payment, switched.now
+        tried.append(road)
+    return await outcomes.apply(gateway.db, payment, outcome, Source.SEND, then, author, answer)
+
+
+async def switch(
+    gateway: Gateway, road: Road, payment: Payment, reason: str, passed_over: tuple[str, ...], author: Author
+) -> Read | None:
+    """Commit that a payment of which nothing was sent goes by another road, under a new reference, and may be sent now.
+
+    None: somebody else came first. A lost COMMIT is read, never assumed.
+    """
+    after = replace(
+        payment,
+        provider=road.spec.id,
+        account_id=road.account_id,
+        account_fingerprint=road.provider.fingerprint,
+        provider_reference=new_provider_reference(),
     )
-    return await outcomes.apply(
-        gateway.db, payment, outcome, Source.SEND, now + timedelta(seconds=elapsed_s), author, answer
-    )
+    event = rerouted(payment, after, reason, passed_over)
+    try:
+        async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
+            return await payments.switch_road(tx, payment, after, reason, event, author, lease(road, payment))
+    except (CommitUnknown, LockTimeout):
+        async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
+            read = await payments.get(tx, payment.tenant_id, payment.id)
+    if read is None or read.payment.provider_reference != after.provider_reference:
+        return None
+    return read if read.payment.version == payment.version + 1 else None
 
 
-def lease(provider: Provider) -> timedelta:
-    """How long the right to call this provider lasts."""
-    return timedelta(seconds=provider.account.deadline_s + LEASE_MARGIN_S)
+def lease(road: Road, payment: Payment) -> timedelta:
+    """How long the right to send this payment by this road lasts."""
+    return timedelta(seconds=_longest_s(road, payment) + LEASE_MARGIN_S)
 
 
-async def _call(gateway: Gateway, provider: Provider, payment: Payment, committed_at: float) -> Outcome:
+def outlives_the_client(road: Road, payment: Payment) -> bool:
+    """Whether the call goes on after the client was answered, because the provider cannot be asked afterwards."""
+    return _longest_s(road, payment) > road.account.answer_within_s
+
+
+def _longest_s(road: Road, payment: Payment) -> float:
+    askable = road.operation(payment.kind).status_query != "none"
+    return road.account.answer_within_s if askable else road.account.deadline_s
+
+
+async def _call(gateway: Gateway, road: Road, payment: Payment, committed_at: float, ends_at: float) -> Outcome:
     if gateway.calls.stopped:
-        return NotSent("this process is stopping")
+        return NotSent("this process is stopping", outage=False)
     if time.monotonic() - committed_at > SEND_AT_ONCE_S:
-        return NotSent("this process was held up")
+        return NotSent("this process was held up", outage=False)
+    within_s = _longest_s(road, payment) if outlives_the_client(road, payment) else ends_at - time.monotonic()
+    dedupes = road.operation(payment.kind).dedupes
     try:
         async with gateway.calls.track():
-            return await provider.send(
-                _collection(payment), within_s=provider.account.deadline_s, first_byte_before=None
+            return await road.send(
+                _collection(payment),
+                within_s=within_s,
+                first_byte_before=None if dedupes else committed_at + SEND_AT_ONCE_S,
             )
     except TimeoutError:
-        return Unknown("this process was stopped")
+        askable = road.operation(payment.kind).status_query != "none"
+        return Unknown("this process was stopped", outage=False, askable=askable)
 
 
 def _collection(payment: Payment) -> Collection:
@@ -80,4 +132,20 @@ def _collection(payment: Payment) -> Collection:
         payer=payment.payer,
         network=payment.network,
         description=payment.description,
+    )
+
+
+def _log(road: Road, payment: Payment, outcome: Outcome, elapsed_s: float) -> None:
+    # The ordinary word is in the audit log as payment.accepted, and its request has a line already.
+    write = log.debug if isinstance(outcome, Accepted) else log.info
+    write(
+        "provider.answered",
+        provider=road.spec.id,
+        operation=payment.kind,
+        payment_id=payment.id,
+        tenant_id=payment.tenant_id,
+        attempt=payment.attempt,
+        outcome=type(outcome).__name__,
+        detail=getattr(outcome, "reason", None),
+        duration_ms=round(elapsed_s * 1000, 1),
     )

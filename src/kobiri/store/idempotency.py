@@ -45,17 +45,18 @@ async def get(tx: Tx, tenant_id: TenantId, mode: Mode, key: str) -> UsedKey | No
     )
 
 
-async def answer(tx: Tx, payment: Payment, given: Answer) -> None:
-    """Keep an answer that is given before anything was sent."""
-    await tx.execute(
+async def answer(tx: Tx, payment: Payment, given: Answer) -> bool:
+    """Keep an answer that is given outside of T2. False: one was given already, and stays."""
+    kept = await tx.fetchval(
         "UPDATE idempotency_keys SET status_code = $4, response_body = $5"
-        " WHERE tenant_id = $1 AND mode = $2 AND key = $3",
+        " WHERE tenant_id = $1 AND mode = $2 AND key = $3 AND status_code IS NULL RETURNING true",
         payment.tenant_id,
         payment.mode,
         given.key,
         given.status_code,
         given.body,
     )
+    return bool(kept)
 
 
 async def purge(tx: Tx, limit: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kobiri.domain.errors import ReferenceInUse
-from kobiri.domain.ids import LeaseToken, PaymentId, ProviderReference, TenantId, new_id
+from kobiri.domain.ids import AccountId, LeaseToken, PaymentId, ProviderReference, TenantId, new_id
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.payment import Change, EventDraft, Mode, Payment, Review, Status
@@ -51,9 +51,9 @@ WITH claimed AS (
     INSERT INTO payments (
         tenant_id, id, mode, kind, status, amount_minor, currency, payer, network, provider, account_fingerprint,
         provider_reference, reference, description, metadata, callback_url, attempt, send_before, expires_at,
-        next_run_at, lease_token)
+        next_run_at, lease_token, account_id)
     SELECT $1, payment_id, $2, $9, 'PENDING', $10, $11, $12, $13, $14, $15, $16, $17, $18, $19::jsonb, $20,
-        $21, now() + $22::interval, now() + $23::interval, now() + $24::interval, $25
+        $21, now() + $22::interval, now() + $23::interval, now() + $24::interval, $25, $31
     FROM claimed
     RETURNING id, created_at
 ), noted AS (
@@ -113,6 +113,7 @@ async def insert_once(
             author.actor,
             json.dumps(event.data),
             author.request_id,
+            payment.account_id,
         )
     except UniqueViolation as error:
         if error.constraint_name == "payments_reference":
@@ -148,6 +149,7 @@ WITH written AS (
 ), answered AS (
     UPDATE idempotency_keys k SET status_code = $30, response_body = $31
     FROM written w WHERE k.tenant_id = $1 AND k.mode = $28 AND k.key = $29 AND k.payment_id = w.id
+      AND k.status_code IS NULL
 )
 SELECT true FROM written
 """
@@ -213,6 +215,30 @@ RETURNING *, now() AS now
 """
 
 
+# The commit that precedes a send by another road. What the old one was, and why it is left, is kept.
+SWITCH_ROAD = """
+WITH switched AS (
+    UPDATE payments p
+    SET provider = $5, account_id = $6, account_fingerprint = $7, provider_reference = $8, attempt = p.attempt + 1,
+        unsent = false, version = p.version + 1, next_run_at = now() + $9::interval
+    FROM payments old
+    WHERE p.tenant_id = $1 AND p.id = $2 AND p.version = $3 AND p.lease_token = $4 AND p.next_run_at > now()
+      AND NOT p.sent_before AND p.accepted_at IS NULL AND old.tenant_id = p.tenant_id AND old.id = p.id
+    RETURNING p.*, now() AS now, old.attempt AS old_attempt, old.provider AS old_provider,
+        old.account_id AS old_account_id, old.account_fingerprint AS old_fingerprint,
+        old.provider_reference AS old_reference
+), left_behind AS (
+    INSERT INTO attempts (
+        tenant_id, payment_id, attempt, provider, account_id, account_fingerprint, provider_reference, reason)
+    SELECT $1, $2, old_attempt, old_provider, old_account_id, old_fingerprint, old_reference, $10 FROM switched
+), noted AS (
+    INSERT INTO events (tenant_id, id, mode, type, subject_id, actor, data, request_id)
+    SELECT $1, $11, mode, $12, id::text, $13, $14::jsonb, $15 FROM switched
+)
+SELECT * FROM switched
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """A payment and the database's time at which it was read."""
@@ -224,6 +250,31 @@ class Read:
 async def begin_attempt(tx: Tx, payment: Payment, lease: timedelta) -> Read | None:
     """Raise `attempt` and renew the lease. None: somebody else came first, or the lease ended."""
     row = await tx.fetchrow(BEGIN_ATTEMPT, payment.tenant_id, payment.id, payment.version, payment.lease_token, lease)
+    return Read(payment_from(row), row["now"]) if row else None
+
+
+async def switch_road(
+    tx: Tx, before: Payment, after: Payment, reason: str, event: EventDraft, author: Author, lease: timedelta
+) -> Read | None:
+    """Write the road of `after` in place of that of `before`. None: somebody else came first, or the lease ended."""
+    row = await tx.fetchrow(
+        SWITCH_ROAD,
+        before.tenant_id,
+        before.id,
+        before.version,
+        before.lease_token,
+        after.provider,
+        after.account_id,
+        after.account_fingerprint,
+        after.provider_reference,
+        lease,
+        reason,
+        new_id(),
+        event.type,
+        author.actor,
+        json.dumps(event.data),
+        author.request_id,
+    )
     return Read(payment_from(row), row["now"]) if row else None
 
 
@@ -295,10 +346,22 @@ async def claim(tx: Tx, limit: int, lease_s: float) -> list[Claim]:
     return [Claim(TenantId(str(t)), PaymentId(str(p)), LeaseToken(str(token))) for t, p, token in rows]
 
 
-async def match_callback(tx: Tx, provider: str, reference: ProviderReference) -> tuple[TenantId, PaymentId] | None:
-    """Whose payment a provider's callback speaks of. Needs a gate transaction."""
-    row = await tx.fetchrow("SELECT tenant_id, payment_id FROM match_callback($1, $2)", provider, reference)
-    return (TenantId(str(row["tenant_id"])), PaymentId(str(row["payment_id"]))) if row else None
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Whose payment a callback speaks of, and the account that it used. `earlier`: by a road that was left unsent."""
+
+    tenant_id: TenantId
+    payment_id: PaymentId
+    account_id: AccountId | None
+    earlier: bool
+
+
+async def match_callback(tx: Tx, provider: str, reference: ProviderReference) -> Match | None:
+    """The payment with this reference at this provider. Needs a gate transaction."""
+    row = await tx.fetchrow("SELECT * FROM match_callback($1, $2)", provider, reference)
+    if row is None:
+        return None
+    return Match(TenantId(str(row["tenant_id"])), PaymentId(str(row["payment_id"])), _account_id(row), row["earlier"])
 
 
 # A hint makes the next check due now: not while a lease is held, and once in five seconds.
@@ -338,6 +401,7 @@ def payment_from(row: Record) -> Payment:
         payer=Msisdn(row["payer"]),
         network=row["network"],
         provider=row["provider"],
+        account_id=_account_id(row),
         account_fingerprint=row["account_fingerprint"],
         provider_reference=ProviderReference(str(row["provider_reference"])),
         send_before=row["send_before"],
@@ -363,3 +427,7 @@ def payment_from(row: Record) -> Payment:
         next_run_at=row["next_run_at"],
         lease_token=LeaseToken(str(row["lease_token"])) if row["lease_token"] else None,
     )
+
+
+def _account_id(row: Record) -> AccountId | None:
+    return AccountId(str(row["account_id"])) if row["account_id"] else None

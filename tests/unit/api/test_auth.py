@@ -68,7 +68,7 @@ def build(access: Access, **options: Any) -> Litestar:
     application.state.api = ApiState(
         gateway=Gateway(
             db=cast(Database, None),
-            roads=Roads(()),
+            roads=Roads(cast(Database, None), ()),
             render=render_payment,
             send_within=timedelta(minutes=1),
             expires_after=timedelta(minutes=15),

@@ -196,6 +196,13 @@ ENTRIES = (
         detail="ZMW has 2 decimals; the amount has 3.",
     ),
     Entry(
+        errors.AmountOutOfLimits,
+        "Every provider account that reaches this wallet has a smallest or largest amount, and this one is outside.",
+        "Correct the amount, or split the order.",
+        detail="No provider account that collects ZMW from mtn wallets in test mode takes this amount"
+        " (mtn: takes 5000.00 at most).",
+    ),
+    Entry(
         errors.CurrencyNotSupported,
         "The currency is not one that Kobiri knows.",
         "Send an ISO 4217 code in capital letters, such as ZMW.",
@@ -217,7 +224,7 @@ ENTRIES = (
         errors.NoRoute,
         "No provider account of this gateway collects this currency from this network's wallets in the key's mode.",
         "Offer another way to pay; whoever operates this gateway can add an account.",
-        detail="No provider account collects USD from mtn wallets in test mode.",
+        detail="No provider account collects USD from mtn wallets in test mode (mtn: takes ZMW).",
     ),
     Entry(
         errors.TooManyRequests,
@@ -241,8 +248,8 @@ ENTRIES = (
         errors.RouteClosed,
         "Every road to this network's wallets is closed at the moment. Nothing was recorded, nobody was charged.",
         "Try again after Retry-After seconds, or offer another way to pay.",
-        detail="Collections from mtn wallets are switched off.",
-        retry_after_s=30,
+        detail="No road that collects ZMW from mtn wallets in test mode is open now (mtn: switched off: by the settings).",
+        retry_after_s=10,
     ),
     Entry(
         errors.Busy,

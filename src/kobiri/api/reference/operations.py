@@ -64,7 +64,7 @@ DECLINED = {
 
 
 def _event(
-    number: int, id_end: str, type_: str, *, actor: str, request_id: str, at: str, **data: str
+    number: int, id_end: str, type_: str, *, actor: str, request_id: str, at: str, **data: str | list[str] | None
 ) -> dict[str, Any]:
     return {
         "id": f"019c1841-{id_end}",
@@ -88,9 +88,12 @@ HISTORY = [
         at=CREATED,
         amount="50.00",
         network="mtn",
+        network_from="prefix",
         currency="ZMW",
         provider="mtn",
+        account_id=None,
         provider_reference=PROVIDER_REFERENCE,
+        passed_over=[],
     ),
     _event(
         4,
@@ -268,6 +271,7 @@ OPERATIONS = (
             errors.UnsupportedMediaType,
             errors.IdempotencyKeyReused,
             errors.InvalidAmount,
+            errors.AmountOutOfLimits,
             errors.CurrencyNotSupported,
             errors.InvalidNumber,
             errors.NetworkUnknown,

@@ -1,13 +1,9 @@
 """Foundation: tenants, keys, payments, events, ledger, and the walls between tenants."""
 
-from kobiri.store.migrations import run_sql
+from kobiri.store.migrations import THIS_TENANT, dropped, owned_by_claimer, run_sql, walls
 
 revision = "0001"
 down_revision = None
-
-# The tenant of the transaction, or NULL (then no row is visible): after a commit the setting is '' and not NULL.
-# Wrapped in a sub-select so that it is evaluated once per statement and not once per row.
-THIS_TENANT = "(SELECT nullif(current_setting('app.tenant_id', true), '')::uuid)"
 
 TENANT_TABLES = (
     "api_keys",
@@ -405,35 +401,12 @@ GRANT EXECUTE ON FUNCTION await_seal(), check_balance(), refuse_change() TO kobi
 """
 
 
-def walls(table: str) -> str:
-    """Row-level security of one tenant table."""
-    return f"""
-    ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
-    ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
-    CREATE POLICY own_tenant ON {table} TO kobiri_api
-        USING (tenant_id = {THIS_TENANT}) WITH CHECK (tenant_id = {THIS_TENANT});
-    CREATE POLICY all_tenants ON {table} TO kobiri_operator, kobiri_claimer USING (true) WITH CHECK (true);
-    """
-
-
 TENANTS_WALL = f"""
 ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenants FORCE ROW LEVEL SECURITY;
 CREATE POLICY own_tenant ON tenants TO kobiri_api USING (id = {THIS_TENANT}) WITH CHECK (id = {THIS_TENANT});
 CREATE POLICY all_tenants ON tenants TO kobiri_operator, kobiri_claimer USING (true) WITH CHECK (true);
 """
-
-
-def owned_by_claimer() -> str:
-    """Hand the definer functions to their owner, who may create nothing afterwards, and grant each to its caller."""
-    lines = ["GRANT kobiri_claimer TO CURRENT_USER;", "GRANT CREATE ON SCHEMA public TO kobiri_claimer;"]
-    for function, caller in DEFINER_FUNCTIONS.items():
-        lines += [
-            f"GRANT EXECUTE ON FUNCTION {function} TO {caller};",
-            f"ALTER FUNCTION {function} OWNER TO kobiri_claimer;",
-        ]
-    lines += ["REVOKE CREATE ON SCHEMA public FROM kobiri_claimer;", "REVOKE kobiri_claimer FROM CURRENT_USER;"]
-    return "\n".join(lines)
 
 
 def upgrade() -> None:
@@ -445,16 +418,13 @@ def upgrade() -> None:
     run_sql(TENANTS_WALL)
     for table in TENANT_TABLES:
         run_sql(walls(table))
-    run_sql(owned_by_claimer())
+    run_sql(owned_by_claimer(DEFINER_FUNCTIONS))
 
 
 def downgrade() -> None:
     """Everything goes but the roles: other databases of the cluster may use them."""
     functions = [*DEFINER_FUNCTIONS, "event_hash(bytea, bigint, events)", "sealed_field(text)"]
-    run_sql("GRANT kobiri_claimer TO CURRENT_USER;")
-    for function in functions:
-        run_sql(f"DROP FUNCTION {function};")
-    run_sql("REVOKE kobiri_claimer FROM CURRENT_USER;")
+    run_sql(dropped(*functions))
     for table in ("ledger_entries", "callbacks", "event_seals", "unsealed_events", "events", "idempotency_keys"):
         run_sql(f"DROP TABLE {table};")
     run_sql("DROP TABLE payments; DROP TABLE api_keys; DROP TABLE tenants;")
