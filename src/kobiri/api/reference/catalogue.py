@@ -248,7 +248,8 @@ ENTRIES = (
         errors.RouteClosed,
         "Every road to this network's wallets is closed at the moment. Nothing was recorded, nobody was charged.",
         "Try again after Retry-After seconds, or offer another way to pay.",
-        detail="No road that collects ZMW from mtn wallets in test mode is open now (mtn: switched off: by the settings).",
+        detail="No road that collects ZMW from mtn wallets in test mode is open now"
+        " (mtn: switched off: by the settings).",
         retry_after_s=10,
     ),
     Entry(
