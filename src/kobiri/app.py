@@ -17,16 +17,18 @@ from pathlib import Path
 import structlog
 from litestar import Litestar
 
-from kobiri import embedded, telemetry
+from kobiri import embedded, net, telemetry
 from kobiri.api import routes
 from kobiri.api.cursors import Cursors
 from kobiri.api.schemas import render_payment
 from kobiri.api.state import ApiState
 from kobiri.api.throttle import Throttle
 from kobiri.config import ConfigurationError, Settings, load
+from kobiri.domain import webhook
 from kobiri.providers import registry
 from kobiri.services.access import Access
 from kobiri.services.gateway import Gateway
+from kobiri.services.reviews import Operator
 from kobiri.services.roads import Road
 from kobiri.services.routing import Roads
 from kobiri.store.db import Database
@@ -35,6 +37,7 @@ from kobiri.worker import loop, tasks
 log = structlog.get_logger(__name__)
 
 NOTE_KEY_USE_S = 60
+OPERATOR_CONNECTIONS = 2
 SECRETS_FILE = "secrets"
 DRAIN = signal.SIGUSR1
 
@@ -117,6 +120,27 @@ async def gateway(settings: Settings) -> Gateway:
     )
 
 
+async def close(parts: Gateway) -> None:
+    """End what `gateway` began."""
+    await parts.roads.close()
+    await parts.db.close()
+
+
+@asynccontextmanager
+async def operating(settings: Settings) -> AsyncIterator[Gateway]:
+    """The gateway for one command."""
+    parts = await gateway(settings)
+    try:
+        yield parts
+    finally:
+        await close(parts)
+
+
+def provider_ids() -> tuple[str, ...]:
+    """The providers that there are."""
+    return tuple(registry.BY_ID)
+
+
 def create_api() -> Litestar:
     """One API process, as Granian loads it."""
     settings = load()
@@ -162,8 +186,7 @@ async def _api_lifespan(app: Litestar, settings: Settings, *, drains_on_signal: 
         noting.cancel()
         await parts.calls.drain(settings.shutdown_grace_seconds)
         await state.access.note_use()
-        await parts.roads.close()
-        await parts.db.close()
+        await close(parts)
         log.info("api.stopped")
 
 
@@ -259,14 +282,24 @@ async def run_worker(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     retention = timedelta(days=settings.callback_retention_days)
+    operator = _operator(settings)
     try:
         await loop.run(
             parts,
-            tasks.periodic(parts, retention),
+            tasks.periodic(parts, retention, operator),
             stop,
             concurrency=settings.worker_concurrency,
             grace_s=settings.shutdown_grace_seconds,
         )
     finally:
-        await parts.roads.close()
-        await parts.db.close()
+        if operator is not None:
+            await operator.session.close()
+        await close(parts)
+
+
+def _operator(settings: Settings) -> Operator | None:
+    url, secret = settings.operator_webhook_url, settings.operator_webhook_secret
+    if url is None or secret is None:
+        return None
+    key = webhook.read_secret(secret.get_secret_value())
+    return Operator(url.get_secret_value(), key, net.provider_session(OPERATOR_CONNECTIONS))

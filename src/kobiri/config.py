@@ -12,6 +12,8 @@ from urllib.parse import quote, urlencode, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from kobiri.domain import webhook
+
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -70,6 +72,10 @@ class Settings(BaseSettings):
     mtn_webhook_secret_previous: SecretStr | None = None
     mtn_timeout_seconds: Seconds = 10
 
+    # The operator: where new cases for a person are posted, signed by Standard Webhooks
+    operator_webhook_url: SecretStr | None = None
+    operator_webhook_secret: SecretStr | None = None
+
     # Payments
     idempotency_required: bool = True
     idempotency_ttl_seconds: Annotated[int, Field(ge=86_400, le=31_536_000)] = 86_400
@@ -126,6 +132,26 @@ class Settings(BaseSettings):
         if value is not None and len(value.get_secret_value()) < 32:
             raise ValueError("must have at least 32 characters; make one with: openssl rand -hex 32")
         return value
+
+    @field_validator("operator_webhook_url")
+    @classmethod
+    def _operator_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("https://", "http://")):
+            raise ValueError("must be an address such as https://ops.example.com/kobiri")
+        return value
+
+    @field_validator("operator_webhook_secret")
+    @classmethod
+    def _webhook_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            webhook.read_secret(value.get_secret_value())
+        return value
+
+    @model_validator(mode="after")
+    def _operator_signs(self) -> "Settings":
+        if self.operator_webhook_url and not self.operator_webhook_secret:
+            raise ValueError("OPERATOR_WEBHOOK_URL needs OPERATOR_WEBHOOK_SECRET: what is posted there is signed")
+        return self
 
     @model_validator(mode="after")
     def _one_subscription_key(self) -> "Settings":

@@ -135,9 +135,14 @@ async def test_a_payment_and_all_that_can_be_read_of_it(gateway: Api) -> None:
     check(await Sample.of("listPayments").send(gateway), "listPayments", "page")
     check(await Sample.of("listTransactions").send(gateway), "listTransactions", "page")
     check(await Sample.of("getCallbackHealth").send(gateway), "getCallbackHealth", "signed")
+    check(await Sample.of("predictProvider").send(gateway), "predictProvider", "mtn")
 
     await housekeeping.seal_events(gateway.app.state.api.gateway.db)
     check(await Sample.of("listEvents").send(gateway), "listEvents", "page")
+
+
+async def test_what_can_be_paid_now(gateway: Api) -> None:
+    check(await Sample.of("listProviders").send(gateway), "listProviders", "offers")
 
 
 async def test_a_payment_that_nobody_waits_for(gateway: Api) -> None:
@@ -173,6 +178,8 @@ def test_every_documented_request_is_sent_by_a_test_above() -> None:
         "listPayments": 1,
         "listTransactions": 1,
         "listEvents": 1,
+        "listProviders": 1,
+        "predictProvider": 1,
         "postCallback": 1,
         "putCallback": 1,
         "getCallbackHealth": 1,

@@ -211,6 +211,8 @@ SEES_ALL_TENANTS = {
     "switches.closed": "gate: what is switched off is switched off for all",
     "switches.list_all": "operator: the platform's own rows",
     "switches.turn": "operator: the platform's own rows",
+    "payments.find": "operator",
+    "payments.untold_reviews": "worker",
     "payments.match_callback": "gate: whose payment it is, is the question",
     "tenants.find_key": "gate: whose key it is, is the question",
     "tenants.note_key_use": "gate",

@@ -20,7 +20,7 @@ from tests.conftest import Api, Simulator
 @asynccontextmanager
 async def worker(api: Api, grace_s: float = 10) -> AsyncIterator[asyncio.Event]:
     stop = asyncio.Event()
-    periodic = tasks.periodic(gateway(api), timedelta(days=90))
+    periodic = tasks.periodic(gateway(api), timedelta(days=90), None)
     running = asyncio.create_task(loop.run(gateway(api), periodic, stop, concurrency=10, grace_s=grace_s))
     try:
         yield stop

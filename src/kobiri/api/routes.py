@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from litestar import Litestar, Router
 from litestar.exceptions import HTTPException
 
-from kobiri.api import callbacks, docs, health, payments, problems
+from kobiri.api import callbacks, docs, health, payments, problems, providers
 from kobiri.api.auth import guard
 from kobiri.api.observe import Observe
 from kobiri.api.strict_json import MAX_BODY_BYTES
@@ -20,6 +20,8 @@ API = Router(
         payments.get_payment,
         payments.list_transactions,
         payments.list_events,
+        providers.list_providers,
+        providers.predict_provider,
         callbacks.post_callback,
         callbacks.put_callback,
         callbacks.callback_status,

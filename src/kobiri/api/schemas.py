@@ -12,6 +12,7 @@ from kobiri.api.strict_json import Amount, invalid_field
 from kobiri.domain.money import DECIMAL_TEXT, Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.payment import Payment
+from kobiri.services.offers import Offer
 from kobiri.services.payments import Order
 from kobiri.store.events import Event
 
@@ -161,6 +162,41 @@ class CallbackHealth(Struct):
     last_received_at: str | None
 
 
+class OfferView(Struct):
+    """One kind of movement by one account.
+
+    `availability` tells how this gateway's own calls of the last five minutes went, as this process saw them.
+    """
+
+    provider: str
+    provider_name: str
+    account_id: str | None
+    networks: list[str]
+    kind: str
+    currencies: list[str]
+    min_amount: str | None
+    max_amount: str | None
+    availability: Literal["operational", "degraded", "down", "unknown"]
+    open: bool
+    closed_because: str | None
+
+
+class OfferList(Struct):
+    """In the order in which they are tried."""
+
+    data: list[OfferView]
+
+
+class Prediction(Struct):
+    """Whose wallet a number probably is. `network` null: the number does not tell."""
+
+    msisdn: str
+    country: str | None
+    network: str | None
+    predicted_from: Literal["prefix"] | None
+    advice: str
+
+
 class Health(Struct):
     """`status` is pass or fail; `output` says what is wrong."""
 
@@ -208,6 +244,25 @@ def payment_view(payment: Payment) -> PaymentView:
 def render_payment(payment: Payment) -> bytes:
     """The bytes that a client gets, and gets again when it repeats its key."""
     return msgspec.json.encode(payment_view(payment))
+
+
+def offer_view(offer: Offer) -> OfferView:
+    road = offer.road
+    currencies = sorted(road.provider.currencies)
+    least, most = (None if minor is None else str(Money(minor, currencies[0])) for minor in road.limits_minor)
+    return OfferView(
+        provider=road.spec.id,
+        provider_name=road.spec.name,
+        account_id=road.account_id,
+        networks=sorted(road.spec.networks),
+        kind=offer.kind,
+        currencies=currencies,
+        min_amount=least,
+        max_amount=most,
+        availability=offer.availability,
+        open=offer.closed_because is None,
+        closed_because=offer.closed_because,
+    )
 
 
 def event_view(event: Event) -> EventView:

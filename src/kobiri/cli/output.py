@@ -11,6 +11,7 @@ import msgspec
 import structlog
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from kobiri.config import ConfigurationError, Settings, load
@@ -70,7 +71,7 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[obje
         return
     shown = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        shown.add_row(*(_cell(value) for value in row))
+        shown.add_row(*(escape(_printable(_cell(value))) for value in row))
     # In a pipe nothing is folded: an id or a hash must stay in one piece.
     (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(shown)
 
@@ -96,6 +97,11 @@ def _cell(value: object) -> str:
     if isinstance(value, tuple | list):
         return ", ".join(map(str, value)) or "-"
     return str(value)
+
+
+def _printable(text: str) -> str:
+    """What strangers posted must not move the terminal's cursor."""
+    return "".join(character if character.isprintable() else "·" for character in text)
 
 
 def _plain(value: object) -> object:

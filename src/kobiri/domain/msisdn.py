@@ -6,6 +6,8 @@ from typing import Self
 
 from kobiri.domain.errors import InvalidNumber
 
+NETWORKS = ("mtn", "airtel", "zamtel")
+
 # Zambian mobile numbers after 260 (libphonenumber 9.0.43, carrier data). A prefix is a hint, not a proof:
 # numbers may have been ported. 98, 78 and 58 (Zed Mobile) and 79 have no mobile money that we know of.
 ZAMBIA = "260"

@@ -228,6 +228,27 @@ def may_take_another_road(payment: Payment, outcome: Outcome, now: datetime) -> 
     )
 
 
+def agrees(payment: Payment, said: Succeeded) -> bool:
+    """Whether a success is this payment's own: its amount and payer, as far as they are named."""
+    return _mismatch(payment, said) is None
+
+
+def resolved(payment: Payment, outcome: Outcome, reason: str, now: datetime, jitter: float) -> Change | None:
+    """A person settles what is not final, and says why."""
+    change = transition(payment, outcome, Source.PERSON, now, jitter, attempt=payment.attempt)
+    if payment.is_final or change is None:
+        return None
+    return replace(change, events=(*change.events, EventDraft("payment.resolved", {"reason": reason})))
+
+
+def seen(payment: Payment, reason: str) -> Change | None:
+    """A person has looked at a final payment, and needs to look no more."""
+    if payment.review is None or not payment.is_final:
+        return None
+    event = EventDraft("payment.review_closed", {"review": payment.review, "reason": reason})
+    return Change(replace(payment, review=None, version=payment.version + 1), (event,))
+
+
 def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime, jitter: float) -> Change | None:
     said_otherwise = _mismatch(payment, outcome)
     if said_otherwise:

@@ -8,10 +8,11 @@ from datetime import datetime
 
 import structlog
 
-from kobiri.domain.errors import Busy
+from kobiri.domain.errors import Busy, Conflict
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.outcome import Finding, Outcome, Source
-from kobiri.domain.payment import Change, Payment, earlier_road_speaks, transition
+from kobiri.domain.payment import Change, Payment, earlier_road_speaks, resolved, transition
+from kobiri.domain.payment import seen as close_review
 from kobiri.store import idempotency, payments
 from kobiri.store.db import CommitUnknown, Database, LockTimeout
 from kobiri.store.payments import Answer, Author
@@ -21,6 +22,10 @@ log = structlog.get_logger(__name__)
 TRIES = 3
 
 
+def _no_answer(_payment: Payment) -> Answer | None:
+    return None
+
+
 async def apply(
     db: Database,
     payment: Payment,
@@ -28,7 +33,7 @@ async def apply(
     source: Source,
     now: datetime,
     author: Author,
-    answer: Callable[[Payment], Answer | None] = lambda _payment: None,
+    answer: Callable[[Payment], Answer | None] = _no_answer,
 ) -> Payment:
     """Decide what `outcome` means and write it; the payment as it then stands.
 
@@ -43,6 +48,33 @@ async def apply(
     return await _write(db, payment, decide, source, now, author, answer)
 
 
+async def resolve(db: Database, payment: Payment, outcome: Outcome, reason: str, author: Author) -> Payment:
+    """Settle a payment by a person's word, with the reason in the same commit. Raises Conflict: final by now."""
+    async with db.tenant_transaction(payment.tenant_id) as tx:
+        read = await payments.get(tx, payment.tenant_id, payment.id)
+    assert read is not None, "payments are never deleted"
+
+    def decide(payment: Payment, now: datetime) -> Change | None:
+        return resolved(payment, outcome, reason, now, random.random())
+
+    after = await _write(db, read.payment, decide, Source.PERSON, read.now, author, _no_answer)
+    if after.version == read.payment.version or not after.is_final:
+        raise Conflict(f"This payment is {after.status} by now: look again.")
+    return after
+
+
+async def seen(db: Database, payment: Payment, reason: str, author: Author) -> Payment:
+    """Close the review of a final payment. Raises Conflict (not final, or not in review)."""
+
+    def decide(payment: Payment, _now: datetime) -> Change | None:
+        return close_review(payment, reason)
+
+    after = await _write(db, payment, decide, Source.PERSON, payment.created_at, author, _no_answer)
+    if after is payment:
+        raise Conflict("Only a payment that is final and in review can be marked as seen.")
+    return after
+
+
 async def suspect(db: Database, payment: Payment, reference: ProviderReference, author: Author) -> Payment:
     """Give a payment to a person, because a road on which nothing was sent knows its reference after all."""
     return await _write(
@@ -52,7 +84,7 @@ async def suspect(db: Database, payment: Payment, reference: ProviderReference, 
         Source.CALLBACK,
         payment.created_at,
         author,
-        lambda _payment: None,
+        _no_answer,
     )
 
 

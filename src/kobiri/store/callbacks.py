@@ -92,6 +92,27 @@ async def health(tx: Tx, tenant_id: TenantId, mode: Mode, provider: str) -> Heal
     return Health(row["applied"], row["hints"], row["last_received_at"])
 
 
+@dataclass(frozen=True, slots=True)
+class KeptCallback:
+    """A stored callback, as it came in."""
+
+    provider: str
+    verdict: Verdict
+    body: bytes
+    times: int
+    received_at: datetime
+
+
+async def of_payment(tx: Tx, tenant_id: TenantId, payment_id: PaymentId) -> list[KeptCallback]:
+    """What providers posted about one payment, oldest first."""
+    rows = await tx.fetch(
+        "SELECT * FROM callbacks WHERE tenant_id = $1 AND payment_id = $2 ORDER BY received_at", tenant_id, payment_id
+    )
+    return [
+        KeptCallback(row["provider"], row["verdict"], row["body"], row["times"], row["received_at"]) for row in rows
+    ]
+
+
 async def purge(tx: Tx, older_than: timedelta, limit: int) -> int:
     """Delete callbacks past their retention. Needs a worker's transaction."""
     count: int = await tx.fetchval("SELECT purge_callbacks($1, $2)", older_than, limit)

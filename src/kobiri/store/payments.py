@@ -132,6 +132,7 @@ WITH written AS (
         status = $4, provider_transaction_id = $5, failure_code = $6, failure_provider_code = $7, review = $8,
         version = version + 1, unsent = $10, checks = $11, not_founds = $12, first_not_found_at = $13,
         accepted_at = $14, completed_at = $15,
+        review_told_at = CASE WHEN review IS NOT DISTINCT FROM $8 THEN review_told_at END,
         next_run_at = CASE WHEN $18 OR ($16::timestamptz IS NOT NULL AND lease_token <> $9::uuid)
             THEN next_run_at ELSE $16 END,
         lease_token = CASE WHEN $18 OR ($16 IS NOT NULL AND lease_token <> $9)
@@ -338,6 +339,77 @@ async def list_page(
         limit,
     )
     return [payment_from(row) for row in rows]
+
+
+async def untold_reviews(tx: Tx, limit: int) -> list[tuple[TenantId, PaymentId]]:
+    """Payments in review of which the operator was not told yet. Needs a worker's transaction."""
+    rows = await tx.fetch("SELECT * FROM untold_reviews($1)", limit)
+    return [(TenantId(str(row["tenant_id"])), PaymentId(str(row["payment_id"]))) for row in rows]
+
+
+async def note_review_told(tx: Tx, payment: Payment) -> None:
+    """The operator was told of this review."""
+    await tx.execute(
+        "UPDATE payments SET review_told_at = now() WHERE tenant_id = $1 AND id = $2 AND review = $3",
+        payment.tenant_id,
+        payment.id,
+        payment.review,
+    )
+
+
+# --- across tenants: these need an operator's transaction ---
+
+
+async def find(tx: Tx, payment_id: PaymentId) -> tuple[str, Payment] | None:
+    """A payment by its id alone, with its tenant's slug."""
+    row = await tx.fetchrow(
+        "SELECT t.slug, p.* FROM payments p JOIN tenants t ON t.id = p.tenant_id WHERE p.id = $1", payment_id
+    )
+    return (row["slug"], payment_from(row)) if row else None
+
+
+async def list_reviews(tx: Tx, tenant_id: TenantId | None, limit: int) -> list[tuple[str, Payment]]:
+    """Payments that wait for a person, oldest first, with their tenants' slugs."""
+    rows = await tx.fetch(
+        """
+        SELECT t.slug, p.* FROM payments p JOIN tenants t ON t.id = p.tenant_id
+        WHERE p.review IS NOT NULL AND ($1::uuid IS NULL OR p.tenant_id = $1)
+        ORDER BY p.id LIMIT $2
+        """,
+        tenant_id,
+        limit,
+    )
+    return [(row["slug"], payment_from(row)) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A road that was left because nothing was sent on it, and why."""
+
+    attempt: int
+    provider: str
+    account_id: AccountId | None
+    provider_reference: ProviderReference
+    reason: str
+    created_at: datetime
+
+
+async def earlier_roads(tx: Tx, tenant_id: TenantId, payment_id: PaymentId) -> list[Earlier]:
+    """The roads of a payment before the present one, oldest first."""
+    rows = await tx.fetch(
+        "SELECT * FROM attempts WHERE tenant_id = $1 AND payment_id = $2 ORDER BY attempt", tenant_id, payment_id
+    )
+    return [
+        Earlier(
+            attempt=row["attempt"],
+            provider=row["provider"],
+            account_id=_account_id(row),
+            provider_reference=ProviderReference(str(row["provider_reference"])),
+            reason=row["reason"],
+            created_at=row["created_at"],
+        )
+        for row in rows
+    ]
 
 
 async def claim(tx: Tx, limit: int, lease_s: float) -> list[Claim]:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from kobiri.services import housekeeping
 from kobiri.services.gateway import Gateway
+from kobiri.services.reviews import Operator, tell_new_cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +21,10 @@ class Task:
     run: Callable[[], Awaitable[int]]
 
 
-def periodic(gateway: Gateway, callback_retention: timedelta) -> tuple[Task, ...]:
+def periodic(gateway: Gateway, callback_retention: timedelta, operator: Operator | None) -> tuple[Task, ...]:
     """What is done by the clock. Payments that are due are claimed by the loop itself."""
     return (
+        *(() if operator is None else (Task("tell_operator", 2, lambda: tell_new_cases(gateway.db, operator)),)),
         Task("seal_events", 0.5, lambda: housekeeping.seal_events(gateway.db)),
         Task("purge_idempotency_keys", 3600, lambda: housekeeping.purge_idempotency_keys(gateway.db)),
         Task("purge_callbacks", 3600, lambda: housekeeping.purge_callbacks(gateway.db, callback_retention)),

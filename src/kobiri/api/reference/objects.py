@@ -22,6 +22,9 @@ OBJECTS: Mapping[str, type[msgspec.Struct]] = {
     "TransactionPage": schemas.TransactionPage,
     "Event": schemas.EventView,
     "EventPage": schemas.EventPage,
+    "Offer": schemas.OfferView,
+    "OfferList": schemas.OfferList,
+    "Prediction": schemas.Prediction,
     "CallbackTaken": callbacks.Taken,
     "CallbackHealth": schemas.CallbackHealth,
     "Health": schemas.Health,
@@ -115,6 +118,33 @@ FIELDS: Mapping[str, Mapping[str, str | tuple[str, Schema]]] = {
     "EventPage": {
         "data": "Oldest first.",
         "next_cursor": "Always there: pass it as `cursor` later for what came since.",
+    },
+    "Offer": {
+        "provider": "Which road it is.",
+        "provider_name": "For people.",
+        "account_id": ("Your own account; null: the platform's.", {**UUID, "type": ["string", "null"]}),
+        "networks": "Whose wallets it reaches.",
+        "kind": ("What moves.", {"type": "string", "enum": ["collection", "payout", "refund"]}),
+        "currencies": "ISO 4217.",
+        "min_amount": "The smallest amount of one movement, in major units; null: no limit of ours.",
+        "max_amount": "The largest amount of one movement, in major units; null: no limit of ours.",
+        "availability": (
+            (
+                "How our own calls of the last five minutes went, as the process that answers you saw them:"
+                " operational, degraded (a tenth or more failed), down (nothing is sent there now), unknown (no calls)."
+            ),
+            {"type": "string", "enum": ["operational", "degraded", "down", "unknown"]},
+        ),
+        "open": "Whether new ones are taken this way.",
+        "closed_because": "Why not, where they are not.",
+    },
+    "OfferList": {"data": "In the order in which they are tried."},
+    "Prediction": {
+        "msisdn": "The number as we read it, digits only.",
+        "country": "ISO 3166, of the countries that are served.",
+        "network": "Whose wallet it probably is; null: the number does not tell.",
+        "predicted_from": ("What the prediction rests on.", {"type": ["string", "null"], "enum": ["prefix", None]}),
+        "advice": "What to do with it, for people.",
     },
     "CallbackTaken": {"status": ("It need not be sent again.", {"type": "string", "enum": ["taken"]})},
     "CallbackHealth": {

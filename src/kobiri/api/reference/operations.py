@@ -186,6 +186,7 @@ class Operation:
 TAGS = {
     "Payments": "Collect money from a wallet, and see what became of it.",
     "History": "What happened, to every payment and to your tenant.",
+    "Providers": "Which wallets can be reached now, and whose wallet a number is.",
     "Callbacks": "What providers post to this gateway, and how that goes.",
     "Health": "For load balancers and orchestrators. No key is needed.",
 }
@@ -354,6 +355,70 @@ OPERATIONS = (
             ),
         ),
         errors=(*BEHIND_A_KEY, errors.InvalidCursor),
+        headers=CALLER_HEADERS,
+    ),
+    Operation(
+        handler="list_providers",
+        id="listProviders",
+        tag="Providers",
+        text=(
+            "What the provider accounts offer to your key's mode, in the order in which they are tried: a payment takes"
+            " the first that is open. `open` false: no new payment goes that way now, and `closed_because` says why."
+        ),
+        requests=(Request("What can be paid now", "GET", "/api/v1/providers"),),
+        answers=(
+            Answer(
+                200,
+                "The offers.",
+                "OfferList",
+                {
+                    "offers": {
+                        "data": [
+                            {
+                                "provider": "mtn",
+                                "provider_name": "MTN MoMo",
+                                "account_id": None,
+                                "networks": ["mtn"],
+                                "kind": "collection",
+                                "currencies": ["ZMW"],
+                                "min_amount": None,
+                                "max_amount": None,
+                                "availability": "unknown",
+                                "open": True,
+                                "closed_because": None,
+                            }
+                        ]
+                    }
+                },
+            ),
+        ),
+        errors=BEHIND_A_KEY,
+        headers=CALLER_HEADERS,
+    ),
+    Operation(
+        handler="predict_provider",
+        id="predictProvider",
+        tag="Providers",
+        text="Whose wallet a number probably is, by its prefix: what a payment without `network` takes.",
+        requests=(Request("Predict", "GET", "/api/v1/providers/predict?msisdn=0961234567"),),
+        answers=(
+            Answer(
+                200,
+                "A hint.",
+                "Prediction",
+                {
+                    "mtn": {
+                        "msisdn": "260961234567",
+                        "country": "ZM",
+                        "network": "mtn",
+                        "predicted_from": "prefix",
+                        "advice": "Numbers may have moved to another operator: name `network` in the payment where you"
+                        " know better.",
+                    }
+                },
+            ),
+        ),
+        errors=(*BEHIND_A_KEY, errors.InvalidNumber),
         headers=CALLER_HEADERS,
     ),
     Operation(

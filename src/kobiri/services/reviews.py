@@ -1,0 +1,237 @@
+"""What only a person can settle: the queue, its evidence, the decision, and the word to the operator."""
+
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Literal, TypeAlias, assert_never
+
+import msgspec
+import structlog
+
+from kobiri import net
+from kobiri.domain import webhook
+from kobiri.domain.errors import Conflict, NotFound, Unprocessable
+from kobiri.domain.ids import PaymentId
+from kobiri.domain.outcome import Accepted, Declined, FailureCode, Finding, Outcome, Source, Succeeded, Unknown
+from kobiri.domain.outcome import NotFound as NotKnown
+from kobiri.domain.payment import NOT_FOUND_SPAN, Payment, Status, agrees
+from kobiri.services import outcomes
+from kobiri.services.gateway import Gateway
+from kobiri.store import callbacks, events, payments, tenants
+from kobiri.store.callbacks import KeptCallback
+from kobiri.store.db import Database
+from kobiri.store.events import Event
+from kobiri.store.payments import Author, Earlier, Read
+
+log = structlog.get_logger(__name__)
+
+Decision: TypeAlias = Literal["successful", "failed", "seen"]
+
+MAX_REASON = 500
+# A provider that says "in progress" is believed for so long; MTN's sandbox has numbers that never end.
+PATIENCE = timedelta(days=1)
+TELL_WITHIN_S = 10.0
+TOLD_AT_ONCE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One payment in the queue, and whose it is."""
+
+    tenant: str
+    payment: Payment
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of one payment."""
+
+    tenant: str
+    payment: Payment
+    earlier: list[Earlier]
+    history: list[Event]
+    callbacks: list[KeptCallback]
+
+
+async def queue(db: Database, slug: str | None = None, limit: int = 100) -> list[Case]:
+    """The payments that wait for a person, oldest first. Raises NotFound (no such tenant)."""
+    async with db.operator_transaction() as tx:
+        tenant = await tenants.get_tenant(tx, slug) if slug else None
+        if slug and tenant is None:
+            raise NotFound(f"There is no tenant {slug!r}; kobiri tenants list shows all.")
+        found = await payments.list_reviews(tx, tenant.id if tenant else None, limit)
+        return [Case(slug, payment) for slug, payment in found]
+
+
+async def evidence(db: Database, payment_id: PaymentId) -> Evidence:
+    """What happened to one payment, for whoever must decide. Raises NotFound."""
+    slug, payment = await _get(db, payment_id)
+    async with db.operator_transaction() as tx:
+        history = await events.of_subjects(tx, payment.tenant_id, [payment.id])
+        return Evidence(
+            tenant=slug,
+            payment=payment,
+            earlier=await payments.earlier_roads(tx, payment.tenant_id, payment.id),
+            history=history[payment.id],
+            callbacks=await callbacks.of_payment(tx, payment.tenant_id, payment.id),
+        )
+
+
+async def check(gateway: Gateway, payment_id: PaymentId, actor: str) -> tuple[Payment, Finding]:
+    """Ask the provider about one payment now, and apply what it says. Raises NotFound."""
+    _, payment = await _get(gateway.db, payment_id)
+    finding = await _ask(gateway, payment)
+    return await _apply_found(gateway, payment, finding, Author(actor)), finding
+
+
+async def resolve(
+    gateway: Gateway, payment_id: PaymentId, decision: Decision, reason: str, actor: str, their_id: str | None = None
+) -> Payment:
+    """Settle a payment by a person's word, which never overrules the provider's: that one is asked first.
+
+    Raises NotFound, Unprocessable (no reason), Conflict (already final, or the provider says otherwise).
+    """
+    if not 1 <= len(reason.strip()) <= MAX_REASON:
+        raise Unprocessable(f"A reason of 1 to {MAX_REASON} characters is required: it stands in the audit log.")
+    _, payment = await _get(gateway.db, payment_id)
+    author = Author(actor)
+    if decision == "seen":
+        return await outcomes.seen(gateway.db, payment, reason, author)
+    if payment.is_final:
+        raise Conflict(f"This payment is {payment.status} already; a person can only mark it as seen.")
+    if payment.status is not Status.TIMEOUT and payment.review is None:
+        raise Conflict("This payment is on its way: its provider's word is expected, and a person's would be a guess.")
+    finding = await _ask(gateway, payment)
+    read = await _read(gateway, payment)
+    refusal = contradiction(payment, decision, finding, read.now - payment.created_at)
+    if refusal is not None:
+        await _apply_found(gateway, payment, finding, author)
+        raise Conflict(refusal)
+    return await outcomes.resolve(gateway.db, payment, _word(payment, decision, finding, their_id), reason, author)
+
+
+def contradiction(  # noqa: PLR0911  # one return for each word that a provider may say
+    payment: Payment, decision: Decision, finding: Finding, age: timedelta
+) -> str | None:
+    """Why a person may not decide this against what the provider says now; None: it says nothing against it."""
+    match finding:
+        case Succeeded() if agrees(payment, finding):
+            return None if decision == "successful" else "The provider says that it was paid; that stands now."
+        case Succeeded():
+            return None if decision == "failed" else "The provider says that another amount or payer was charged."
+        case Declined():
+            return None if decision == "failed" else "The provider says that it failed; that stands now."
+        case NotKnown() if decision == "successful":
+            return "The provider does not know it."
+        case NotKnown():
+            still_possible = not finding.firm and age < NOT_FOUND_SPAN
+            return "It may still arrive at the provider: wait ten minutes." if still_possible else None
+        case Accepted():
+            return None if age >= PATIENCE else "The provider says that it is still in progress: wait for its word."
+        case Unknown():
+            return None
+        case _:
+            assert_never(finding)
+
+
+def _word(payment: Payment, decision: Decision, finding: Finding, their_id: str | None) -> Outcome:
+    if decision == "successful":
+        said = finding.provider_transaction_id if isinstance(finding, Succeeded) else None
+        return Succeeded(said or their_id)
+    strange = isinstance(finding, Succeeded) and not agrees(payment, finding)
+    arrived = finding.money if strange and isinstance(finding, Succeeded) else None
+    return Declined(FailureCode.RESOLVED_BY_OPERATOR, arrived=arrived)
+
+
+async def _get(db: Database, payment_id: PaymentId) -> tuple[str, Payment]:
+    async with db.operator_transaction() as tx:
+        found = await payments.find(tx, payment_id)
+    if found is None:
+        raise NotFound("There is no payment with this id.")
+    return found
+
+
+async def _read(gateway: Gateway, payment: Payment) -> Read:
+    async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
+        read = await payments.get(tx, payment.tenant_id, payment.id)
+    assert read is not None, "payments are never deleted"
+    return read
+
+
+async def _ask(gateway: Gateway, payment: Payment) -> Finding:
+    road = await gateway.roads.of_payment(payment)
+    if road is None:
+        return Unknown("its provider account is gone", outage=False)
+    finding = await road.find(payment.kind, payment.provider_reference)
+    if isinstance(finding, NotKnown) and road.provider.fingerprint != payment.account_fingerprint:
+        return Unknown("its provider account points elsewhere now", outage=False)
+    return finding
+
+
+async def _apply_found(gateway: Gateway, payment: Payment, finding: Finding, author: Author) -> Payment:
+    if isinstance(finding, Unknown):
+        return payment
+    read = await _read(gateway, payment)
+    return await outcomes.apply(gateway.db, read.payment, finding, Source.CHECK, read.now, author)
+
+
+# --- the word to the operator ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Operator:
+    """Where the operator wants to hear of new cases: an address, and the key that signs what is posted there."""
+
+    url: str = field(repr=False)
+    key: bytes = field(repr=False)
+    session: net.Session = field(repr=False)
+
+    async def tell(self, payment: Payment) -> bool:
+        """Post one case; whether it was taken. The same case has the same webhook-id at each attempt."""
+        said = {
+            "type": "payment.review_needed",
+            "data": {
+                "payment_id": payment.id,
+                "tenant_id": payment.tenant_id,
+                "mode": payment.mode,
+                "provider": payment.provider,
+                "status": payment.status,
+                "review": payment.review,
+            },
+        }
+        body = msgspec.json.encode(said)
+        signed = webhook.headers(self.key, f"review_{payment.id}_{payment.review}", int(time.time()), body)
+        try:
+            answer = await net.ask(
+                self.session,
+                "POST",
+                self.url,
+                headers={"content-type": "application/json", **signed},
+                body=body,
+                deadline_s=TELL_WITHIN_S,
+            )
+        except (net.NotSent, net.MaybeSent) as error:
+            log.warning("operator.not_told", payment_id=payment.id, reason=str(error))
+            return False
+        if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            log.warning("operator.not_told", payment_id=payment.id, reason=f"HTTP {answer.status}")
+            return False
+        return True
+
+
+async def tell_new_cases(db: Database, operator: Operator) -> int:
+    """Tell the operator of what landed in the queue since; how many were taken. At least once each."""
+    async with db.worker_transaction() as tx:
+        untold = await payments.untold_reviews(tx, TOLD_AT_ONCE)
+    told = 0
+    for tenant_id, payment_id in untold:
+        async with db.tenant_transaction(tenant_id) as tx:
+            read = await payments.get(tx, tenant_id, payment_id)
+        assert read is not None, "payments are never deleted"
+        if read.payment.review is None or not await operator.tell(read.payment):
+            continue
+        async with db.tenant_transaction(tenant_id) as tx:
+            await payments.note_review_told(tx, read.payment)
+        told += 1
+    return told
