@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 import pytest
 from aiohttp import web
@@ -45,7 +46,8 @@ VALUES = {
 CANARIES = ("canary", CONVERSATION_ID, PAYER.digits)
 
 Respond = Callable[[web.Request], Awaitable[web.Response]]
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Reader: TypeAlias = asyncio.StreamReader
+Writer: TypeAlias = asyncio.StreamWriter
 
 SUCCESS = {"status": "0", "message": "Success", "TransactionId": "T7"}
 RAW_SUCCESS = b'HTTP/1.1 200 OK\r\nContent-Length: 32\r\n\r\n{"status":0,"TransactionId":"7"}'
@@ -114,7 +116,7 @@ async def serving(serve: Callable[[Reader, Writer], Awaitable[None]]) -> AsyncIt
         yield f"http://{host}:{port}/ZampayRest"
 
 
-def account_at(url: str, without: tuple[str, ...] = (), **changes: object) -> Account:
+def account_at(url: str, without: tuple[str, ...] = (), **changes: Any) -> Account:
     values = {name: value for name, value in VALUES.items() if name not in without}
     values |= {name: str(changes.pop(name)) for name in list(changes) if name in VALUES}
     account = Account(
@@ -127,11 +129,11 @@ def account_at(url: str, without: tuple[str, ...] = (), **changes: object) -> Ac
         deadline_s=120.0,
         max_connections=50,
     )
-    return replace(account, **changes)  # type: ignore[arg-type]
+    return replace(account, **changes)
 
 
 @asynccontextmanager
-async def provider_at(url: str, without: tuple[str, ...] = (), **changes: object) -> AsyncIterator[ZamtelProvider]:
+async def provider_at(url: str, without: tuple[str, ...] = (), **changes: Any) -> AsyncIterator[ZamtelProvider]:
     provider = ZamtelProvider(account_at(url, without, **changes))
     try:
         yield provider
@@ -381,8 +383,8 @@ def test_only_the_test_path_is_a_sandbox(url: str, sandbox: bool) -> None:
 
 
 async def test_a_fingerprint_tells_where_an_account_points_and_no_more() -> None:
-    async def fingerprint(**changes: object) -> str:
-        async with provider_at(str(changes.pop("base_url", "https://z.example.com")), **changes) as provider:
+    async def fingerprint(**changes: Any) -> str:
+        async with provider_at(changes.pop("base_url", "https://z.example.com"), **changes) as provider:
             return provider.fingerprint
 
     ours = await fingerprint()
@@ -410,7 +412,7 @@ async def test_secrets_show_nowhere(zamtel: Zamtel, caplog: pytest.LogCaptureFix
 
     async def say_nonsense(request: web.Request) -> web.Response:
         assert request.transport is not None
-        request.transport.write(b"HTTP/1.1 200 OK\r\n\x00: " + request.query_string.encode() + b"\r\n\r\n")  # type: ignore[attr-defined]
+        request.transport.write(b"HTTP/1.1 200 OK\r\n\x00: " + request.query_string.encode() + b"\r\n\r\n")
         return await drop(request)
 
     bad_redirect = answer(302, headers={"Location": "http://[/?x"})
