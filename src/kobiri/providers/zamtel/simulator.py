@@ -193,7 +193,7 @@ class ZamtelSimulator:
     def _settle(self, movement: Movement, verdict: Verdict) -> None:
         code = verdict.reason or verdict.status
         if code == PAID:
-            if movement.hung_up and not self._options.now.charge_after_hangup:
+            if movement.code is None and movement.hung_up and not self._options.now.charge_after_hangup:
                 return
             movement.transaction_id = str(next(self._transactions))
             self._stage.books.charge(
