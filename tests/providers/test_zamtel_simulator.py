@@ -329,7 +329,7 @@ async def test_forgotten_requests_are_dropped_and_charge_nobody(start: Start) ->
     asking = asyncio.gather(move_once(sim, forgotten), move_once(sim, forgotten))
     await sim.arrived(forgotten, 2)
     assert (await sim.call("DELETE", "/_sim/payments")).status == 204
-    assert await asking == [b"", b""]
+    assert list(await asking) == [b"", b""]
     await sim.move(later)
     assert (await sim.charged(forgotten), await sim.charged(later)) == (0, 1)
 
