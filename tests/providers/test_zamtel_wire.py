@@ -72,6 +72,7 @@ def test_a_payout_is_written_as_zamtel_wants_it() -> None:
 def test_no_payout_without_payout_credentials(missing: str) -> None:
     values = {name: value for name, value in (VALUES | PAYOUT_VALUES).items() if name != missing}
     assert wire.payout_call(payout(), values) is None
+    assert wire.payout_call(payout(), values | {missing: ""}) is None
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50))

@@ -51,7 +51,7 @@ def collection_call(collection: Collection, values: Mapping[str, str]) -> str:
 
 def payout_call(payout: Payout, values: Mapping[str, str]) -> str | None:
     """Write path and query of a payout, or None where the account has no payout credentials. They hold secrets."""
-    if "identifier" not in values or "credential" not in values:
+    if not values.get("identifier") or not values.get("credential"):
         return None
     return PAYOUT_PATH + _query({
         **_who_and_how_much(payout.money, payout.payee.digits, values),
