@@ -76,6 +76,20 @@ class Settings(BaseSettings):
     operator_webhook_url: SecretStr | None = None
     operator_webhook_secret: SecretStr | None = None
 
+    # Zamtel Kwacha: the platform's account
+    zamtel_enabled: bool = True
+    zamtel_base_url: str | None = None
+    zamtel_mode: Literal["live", "test", "both"] | None = None
+    zamtel_third_party_id: SecretStr | None = None
+    zamtel_password: SecretStr | None = None
+    zamtel_shortcode: str | None = None
+    zamtel_identifier: str | None = None
+    zamtel_credential: SecretStr | None = None
+    zamtel_webhook_secret: SecretStr | None = None
+    zamtel_webhook_secret_previous: SecretStr | None = None
+    zamtel_timeout_seconds: Seconds = 5
+    zamtel_deadline_seconds: Seconds = 120
+
     # Payments
     idempotency_required: bool = True
     idempotency_ttl_seconds: Annotated[int, Field(ge=86_400, le=31_536_000)] = 86_400
@@ -103,7 +117,7 @@ class Settings(BaseSettings):
             return value
         return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
 
-    @field_validator("public_base_url", "mtn_base_url")
+    @field_validator("public_base_url", "mtn_base_url", "zamtel_base_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is None:

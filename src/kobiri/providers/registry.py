@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from kobiri.config import Settings
 from kobiri.providers.base import Account, Build, ProviderSpec
 from kobiri.providers.mtn import adapter as mtn
+from kobiri.providers.zamtel import adapter as zamtel
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,10 @@ class Registration:
     build: Build
 
 
-PROVIDERS = (Registration(mtn.SPEC, mtn.MtnProvider),)
+PROVIDERS = (
+    Registration(mtn.SPEC, mtn.MtnProvider),
+    Registration(zamtel.SPEC, zamtel.ZamtelProvider),
+)
 BY_ID = {entry.spec.id: entry for entry in PROVIDERS}
 
 
