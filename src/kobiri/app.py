@@ -141,6 +141,15 @@ def provider_ids() -> tuple[str, ...]:
     return tuple(registry.BY_ID)
 
 
+def simulated_environment(simulator_url: str) -> dict[str, str]:
+    """Settings of accounts at every provider's simulator, by the variables' names. They serve live and test keys."""
+    variables: dict[str, str] = {}
+    for provider, values in registry.simulated_values().items():
+        own = {"base_url": f"{simulator_url}/{provider}", "mode": "both", **values}
+        variables |= {f"{provider}_{name}".upper(): value for name, value in own.items()}
+    return variables
+
+
 def create_api() -> Litestar:
     """One API process, as Granian loads it."""
     settings = load()

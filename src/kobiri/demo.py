@@ -5,7 +5,6 @@ import fcntl
 import http.client
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -148,14 +147,8 @@ def _start(stack: Stack) -> None:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """The processes' environment: yours, with an MTN account at the simulator where you named none."""
-    simulated = {
-        "MTN_BASE_URL": f"http://127.0.0.1:{settings.simulator_port}/mtn",
-        "MTN_TARGET_ENVIRONMENT": "mtnzambia",
-        "MTN_MODE": "both",
-        "MTN_COLLECTION_API_USER": str(uuid.uuid4()),
-        "MTN_COLLECTION_API_KEY": secrets.token_hex(16),
-        "MTN_COLLECTION_SUBSCRIPTION_KEY": secrets.token_hex(16),
+    """The processes' environment: yours, with accounts at the simulators where you named none."""
+    simulated = app.simulated_environment(f"http://127.0.0.1:{settings.simulator_port}") | {
         "PUBLIC_BASE_URL": f"http://127.0.0.1:{settings.port}",
         "LOG_FORMAT": "pretty",
     }
