@@ -45,7 +45,8 @@ async def apply(
     def decide(payment: Payment, now: datetime) -> Change | None:
         return transition(payment, outcome, source, now, random.random(), attempt=attempt)
 
-    return await _write(db, payment, decide, source, now, author, answer)
+    after, _ = await _write(db, payment, decide, source, now, author, answer)
+    return after
 
 
 async def resolve(db: Database, payment: Payment, outcome: Outcome, reason: str, author: Author) -> Payment:
@@ -57,8 +58,8 @@ async def resolve(db: Database, payment: Payment, outcome: Outcome, reason: str,
     def decide(payment: Payment, now: datetime) -> Change | None:
         return resolved(payment, outcome, reason, now, random.random())
 
-    after = await _write(db, read.payment, decide, Source.PERSON, read.now, author, _no_answer)
-    if after.version == read.payment.version or not after.is_final:
+    after, written = await _write(db, read.payment, decide, Source.PERSON, read.now, author, _no_answer)
+    if not written:
         raise Conflict(f"This payment is {after.status} by now: look again.")
     return after
 
@@ -69,15 +70,15 @@ async def seen(db: Database, payment: Payment, reason: str, author: Author) -> P
     def decide(payment: Payment, _now: datetime) -> Change | None:
         return close_review(payment, reason)
 
-    after = await _write(db, payment, decide, Source.PERSON, payment.created_at, author, _no_answer)
-    if after is payment:
+    after, written = await _write(db, payment, decide, Source.PERSON, payment.created_at, author, _no_answer)
+    if not written:
         raise Conflict("Only a payment that is final and in review can be marked as seen.")
     return after
 
 
 async def suspect(db: Database, payment: Payment, reference: ProviderReference, author: Author) -> Payment:
     """Give a payment to a person, because a road on which nothing was sent knows its reference after all."""
-    return await _write(
+    after, _ = await _write(
         db,
         payment,
         lambda payment, _now: earlier_road_speaks(payment, reference),
@@ -86,6 +87,7 @@ async def suspect(db: Database, payment: Payment, reference: ProviderReference, 
         author,
         _no_answer,
     )
+    return after
 
 
 async def _write(
@@ -96,13 +98,14 @@ async def _write(
     now: datetime,
     author: Author,
     answer: Callable[[Payment], Answer | None],
-) -> Payment:
+) -> tuple[Payment, bool]:
+    """The payment as it then stands, and whether this call changed it."""
     lease_token = payment.lease_token
     for _ in range(TRIES):
         change = decide(payment, now)
         if change is None:
             await _keep_answer(db, payment, answer(payment))
-            return payment
+            return payment, False
         try:
             async with db.tenant_transaction(payment.tenant_id) as tx:
                 written = await payments.write(tx, payment, change, author, answer(change.after))
@@ -110,7 +113,7 @@ async def _write(
             written = False  # perhaps it was: what is read next tells
         if written:
             _tell(payment, change.after, source)
-            return change.after
+            return change.after, True
         log.info("payment.decided_again", payment_id=payment.id, version=payment.version)
         async with db.tenant_transaction(payment.tenant_id) as tx:
             read = await payments.get(tx, payment.tenant_id, payment.id)

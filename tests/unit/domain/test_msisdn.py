@@ -1,8 +1,10 @@
 import re
 
+import phonenumbers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from phonenumbers import carrier
 
 from kobiri.domain.errors import InvalidNumber
 from kobiri.domain.msisdn import Msisdn, mask
@@ -142,3 +144,18 @@ def test_a_mask_of_anything_hides_its_middle(text: str) -> None:
 def test_a_number_in_a_log_line_is_masked(number: Msisdn) -> None:
     assert repr(number) == f"Msisdn({number.masked})"
     assert number.digits not in f"{number!r} {[number]} { ({'payer': number}) }"
+
+
+def test_the_prefixes_are_those_of_libphonenumber() -> None:
+    """When its carrier data change, this fails: look which is right, and change the table."""
+    names = {"MTN": "mtn", "Airtel": "airtel", "ZAMTEL": "zamtel"}
+    for prefix in (f"{first}{second}" for first in "0123456789" for second in "0123456789"):
+        theirs = phonenumbers.parse(f"+260{prefix}1234567")
+        mobile = phonenumbers.number_type(theirs) is phonenumbers.PhoneNumberType.MOBILE
+        try:
+            ours = Msisdn.parse(f"260{prefix}1234567")
+        except InvalidNumber:
+            assert not mobile, prefix
+            continue
+        assert mobile, prefix
+        assert ours.network == names.get(carrier.name_for_number(theirs, "en")), prefix
