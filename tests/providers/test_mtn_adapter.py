@@ -103,6 +103,7 @@ VALUES = {
     "collection_api_user": "canary-user",
     "collection_api_key": "canary-key",
     "collection_subscription_key": "canary-subscription",
+    "payout_call": "transfer",
 }
 
 
@@ -548,7 +549,7 @@ async def test_secrets_show_nowhere(mtn: Mtn, caplog: pytest.LogCaptureFixture) 
         mtn.on_create = mtn.on_status = on_create
         told.append(repr(await collect(provider)))
         told.append(repr(await find(provider)))
-    told.append(repr(provider._tokens._current))
+    told.append(repr(provider._tokens["collection"]._current))
     await provider.close()
     told.append(repr(await collect(provider)))
     told.append(caplog.text)

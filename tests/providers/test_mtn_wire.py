@@ -44,7 +44,7 @@ def dump(**changes: object) -> bytes:
 
 
 def test_a_collection_is_written_as_mtn_wants_it() -> None:
-    assert json.loads(wire.collection_body(collection("Order 7"))) == {
+    assert json.loads(wire.create_body(collection("Order 7"))) == {
         "amount": "100",
         "currency": "ZMW",
         "externalId": REFERENCE,
@@ -100,9 +100,9 @@ def test_every_note_is_short_plain_and_present(text: str) -> None:
 
 def test_a_callback_url_travels_only_where_there_is_one() -> None:
     bearer = wire.bearer_headers("t", "s", "mtnzambia")
-    assert "X-Callback-Url" not in wire.collection_headers(bearer, collection(), None)
-    assert "X-Callback-Url" not in wire.collection_headers(bearer, collection(), "")
-    headers = wire.collection_headers(bearer, collection(), "https://pay.example.com/x")
+    assert "X-Callback-Url" not in wire.create_headers(bearer, collection(), None)
+    assert "X-Callback-Url" not in wire.create_headers(bearer, collection(), "")
+    headers = wire.create_headers(bearer, collection(), "https://pay.example.com/x")
     assert headers["X-Callback-Url"] == "https://pay.example.com/x"
     assert headers["X-Reference-Id"] == REFERENCE
     assert "X-Callback-Url" not in bearer
@@ -145,7 +145,7 @@ def test_a_callback_url_travels_only_where_there_is_one() -> None:
     ],
 )
 def test_answers_to_a_request_to_pay(status: int, body: bytes, outcome: object) -> None:
-    assert wire.read_create(status, body) == outcome
+    assert wire.read_create(status, body, "collection") == outcome
 
 
 def test_only_documented_refusals_decline_a_500() -> None:
@@ -217,16 +217,18 @@ def test_only_documented_refusals_decline_a_500() -> None:
     ],
 )
 def test_answers_to_a_status_question(status: int, body: bytes, finding: object) -> None:
-    assert wire.read_status(status, body, REFERENCE) == finding
+    assert wire.read_status(status, body, REFERENCE, "collection") == finding
 
 
 def test_a_number_is_read_as_it_was_written() -> None:
     body = dump().replace(b'"100"', b"100.00000000000000001")  # a float would say 100
-    assert wire.read_status(200, body, REFERENCE) == Unknown("the amount cannot be read")
+    assert wire.read_status(200, body, REFERENCE, "collection") == Unknown("the amount cannot be read")
     body = dump().replace(b'"100"', b"9007199254740993.01").replace(b'"363440463"', b"36344046300000000001")
-    assert wire.read_status(200, body, REFERENCE) == Unknown("the amount cannot be read")  # more than 10^15
+    assert wire.read_status(200, body, REFERENCE, "collection") == Unknown(
+        "the amount cannot be read"
+    )  # more than 10^15
     body = dump().replace(b'"100"', b"1234567890123.45").replace(b'"363440463"', b"36344046300000000001")
-    word = wire.read_status(200, body, REFERENCE)
+    word = wire.read_status(200, body, REFERENCE, "collection")
     assert word == Succeeded("36344046300000000001", Money(123_456_789_012_345, "ZMW"), "260961234567")
 
 
@@ -346,10 +348,10 @@ BODIES = st.binary() | ANY_JSON.map(lambda value: json.dumps(value).encode()) | 
 @example(500, b'{"code":' * 9_000)
 @example(200, b'{"externalId":"\\ud800"}')
 def test_no_answer_raises(status: int, body: bytes) -> None:
-    wire.read_create(status, body)
+    wire.read_create(status, body, "collection")
     wire.read_token(status, body)
     for answered in (status, 200):
-        match wire.read_status(answered, body, REFERENCE):
+        match wire.read_status(answered, body, REFERENCE, "collection"):
             case Succeeded(provider_transaction_id=kept) | Declined(provider_code=kept):
                 assert kept is None or (kept.isprintable() and 1 <= len(kept) <= 64)
                 (kept or "").encode()  # no lone surrogate, which no database takes

@@ -118,6 +118,7 @@ def test_every_setting_that_sounds_secret_is_kept_as_one() -> None:
         ({"DATABASE_URL": "mysql://app:hunter2@db/x"}, "DATABASE_URL"),
         ({"DATABASE_URL": "postgresql://app:hunter2@[db/x"}, "DATABASE_URL"),
         ({"MTN_COLLECTION_SUBSCRIPTION_KEY": "hunter2", "MTN_COLLECTION_PRIMARY_KEY": "hunter22"}, "MTN_COLLECTION_"),
+        ({"MTN_DISBURSEMENT_API_KEY": "hunter2"}, "MTN_DISBURSEMENT_API_USER"),
         ({"PUBLIC_BASE_URL": "http://[hunter2"}, "PUBLIC_BASE_URL"),
     ],
 )
