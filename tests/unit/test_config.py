@@ -20,6 +20,8 @@ SECRETS = {
     "MTN_COLLECTION_API_KEY": "hunter2",
     "MTN_COLLECTION_SUBSCRIPTION_KEY": "hunter2",
     "MTN_COLLECTION_PRIMARY_KEY": "hunter2",
+    "MTN_DISBURSEMENT_API_KEY": "hunter2",
+    "MTN_DISBURSEMENT_SUBSCRIPTION_KEY": "hunter2",
     "MTN_WEBHOOK_SECRET": "hunter2",
     "MTN_WEBHOOK_SECRET_PREVIOUS": "hunter2",
 }
@@ -97,7 +99,7 @@ def test_the_address_wins_over_the_parts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load(monkeypatch, **SECRETS)
+    settings = load(monkeypatch, MTN_DISBURSEMENT_API_USER="user", **SECRETS)
     assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
 
 
