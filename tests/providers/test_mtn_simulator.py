@@ -13,13 +13,21 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from kobiri.domain.ids import ProviderReference
+from kobiri.domain.money import Money
+from kobiri.domain.msisdn import Msisdn
+from kobiri.domain.outcome import Accepted, NotFound, Succeeded
+from kobiri.domain.payment import Kind
+from kobiri.providers.base import Account, Collection, Payout, Refund, Request
 from kobiri.providers.mtn import simulator as mtn
+from kobiri.providers.mtn.adapter import MtnProvider
 from kobiri.simulator.app import SimulatorSettings, build
 
 DEADLINE_S = 10.0
@@ -758,6 +766,44 @@ async def test_faults_reach_payouts_and_refunds(sim: Mtn, call: str, operation: 
         return await sim.charged(reference) == 1
 
     await until(charged)
+
+
+@pytest.mark.parametrize("payout_call", ["transfer", "deposit"])
+async def test_our_adapter_collects_pays_out_and_refunds(sim: Mtn, payout_call: str) -> None:
+    account = Account(
+        base_url=f"{sim.url}/mtn",
+        modes=frozenset({"test"}),
+        values={**mtn.ACCOUNT_VALUES, "payout_call": payout_call},
+        callback_url=None,
+        webhook_secrets=(),
+        answer_within_s=DEADLINE_S,
+        deadline_s=DEADLINE_S,
+        max_connections=10,
+    )
+    provider = MtnProvider(account)
+    money, wallet, collected = Money(1_050, "ZMW"), Msisdn("260960000001"), ProviderReference(ref())
+    asked: list[tuple[Kind, Request]] = [
+        ("collection", Collection(collected, money, wallet, "mtn", "Order 7")),
+        ("payout", Payout(ProviderReference(ref()), money, wallet, "mtn", "Wages")),
+        ("refund", Refund(ProviderReference(ref()), money, wallet, "mtn", None, collected, None)),
+    ]
+    try:
+        assert await provider.check(within_s=DEADLINE_S) is None
+        for kind, request in asked:
+            assert await provider.find(kind, request.reference, within_s=DEADLINE_S) == NotFound(firm=False)
+            for _ in range(2):
+                assert await provider.send(request, within_s=DEADLINE_S, first_byte_before=None) == Accepted()
+            found: Succeeded = await until(partial(succeeded, provider, kind, request.reference))
+            assert (found.money, found.payer) == (money, wallet.digits)
+    finally:
+        await provider.close()
+    movements = (await sim.books())["movements"]
+    assert [(one["kind"], one["charged"]) for one in movements] == [("collection", 1), ("payout", 1), ("refund", 1)]
+
+
+async def succeeded(provider: MtnProvider, kind: Kind, reference: ProviderReference) -> Succeeded | None:
+    found = await provider.find(kind, reference, within_s=DEADLINE_S)
+    return found if isinstance(found, Succeeded) else None
 
 
 @pytest.mark.parametrize("product", ["collection", "disbursement"])

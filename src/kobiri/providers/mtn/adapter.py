@@ -201,7 +201,7 @@ class MtnProvider:
         return self.fingerprint_of("collection")
 
     def fingerprint_of(self, kind: Kind) -> str:
-        """Where movements of one kind go: README 6.
+        """Where movements of one kind go: README 7.
 
         Each kind is bound to its own product's API user and to no other, so that giving the account a Disbursement
         user, or another one, leaves open collections askable. A payout is bound to its call besides: whether a transfer
