@@ -68,6 +68,10 @@ class Settings(BaseSettings):
     mtn_collection_api_key: SecretStr | None = None
     mtn_collection_subscription_key: SecretStr | None = None
     mtn_collection_primary_key: SecretStr | None = None
+    mtn_disbursement_api_user: str | None = None
+    mtn_disbursement_api_key: SecretStr | None = None
+    mtn_disbursement_subscription_key: SecretStr | None = None
+    mtn_payout_call: Literal["transfer", "deposit"] | None = None
     mtn_webhook_secret: SecretStr | None = None
     mtn_webhook_secret_previous: SecretStr | None = None
     mtn_timeout_seconds: Seconds = 10
@@ -174,6 +178,16 @@ class Settings(BaseSettings):
             raise ValueError("MTN_COLLECTION_SUBSCRIPTION_KEY and MTN_COLLECTION_PRIMARY_KEY differ; set one of them")
         if second and not first:
             self.mtn_collection_subscription_key = second
+        return self
+
+    @model_validator(mode="after")
+    def _whole_disbursement(self) -> "Settings":
+        parts = (self.mtn_disbursement_api_user, self.mtn_disbursement_api_key, self.mtn_disbursement_subscription_key)
+        if any(parts) and not all(parts):
+            raise ValueError(
+                "MTN_DISBURSEMENT_API_USER, MTN_DISBURSEMENT_API_KEY and MTN_DISBURSEMENT_SUBSCRIPTION_KEY belong"
+                " together; set all three or none"
+            )
         return self
 
     @property

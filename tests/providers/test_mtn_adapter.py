@@ -3,9 +3,11 @@
 import asyncio
 import json
 import logging
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -24,11 +26,15 @@ from kobiri.domain.outcome import (
     Succeeded,
     Unknown,
 )
-from kobiri.providers.base import Account, Callback, Collection, Provider
+from kobiri.domain.payment import Kind
+from kobiri.providers.base import Account, Callback, Collection, Payout, Provider, Refund, Request
 from kobiri.providers.mtn.adapter import RENEW_PAUSE_S, SPEC, MtnProvider
 
 REFERENCE = ProviderReference("8a3f0e52-6f43-4a0e-9a56-1d1f6f1a7a10")
 COLLECTION = Collection(REFERENCE, Money(1_050, "ZMW"), Msisdn("260961234567"), "mtn", "Order 7")
+PAYOUT = Payout(REFERENCE, Money(1_050, "ZMW"), Msisdn("260961234567"), "mtn", "Wages")
+COLLECTED = ProviderReference("3c1d2b4e-9f10-4c7b-8f53-0a2b4c6d8e0f")
+REFUND = Refund(REFERENCE, Money(1_050, "ZMW"), Msisdn("260961234567"), "mtn", None, COLLECTED, "7")
 CANARIES = (
     "canary-user",
     "canary-key",
@@ -36,6 +42,7 @@ CANARIES = (
     "canary-callback",
     "canary-webhook",
     "canary-token",
+    "canary-paying",
 )
 
 Respond = Callable[[web.Request], Awaitable[web.Response]]
@@ -60,6 +67,10 @@ class Mtn:
     @property
     def tokens(self) -> list[tuple[dict[str, str], bytes]]:
         return self.calls("/collection/token/")
+
+    @property
+    def paying_tokens(self) -> list[tuple[dict[str, str], bytes]]:
+        return self.calls("/disbursement/token/")
 
     @property
     def creates(self) -> list[tuple[dict[str, str], bytes]]:
@@ -103,12 +114,18 @@ VALUES = {
     "collection_api_user": "canary-user",
     "collection_api_key": "canary-key",
     "collection_subscription_key": "canary-subscription",
+    "payout_call": "transfer",
+}
+DISBURSEMENT: dict[str, Any] = {
+    "disbursement_api_user": "canary-paying-user",
+    "disbursement_api_key": "canary-paying-key",
+    "disbursement_subscription_key": "canary-paying-subscription",
 }
 
 
 def account_at(url: str, **changes: object) -> Account:
     """Changes of values and of the account's own fields, by their names."""
-    values = VALUES | {name: str(changes.pop(name)) for name in list(changes) if name in VALUES}
+    values = VALUES | {name: str(changes.pop(name)) for name in list(changes) if name in VALUES | DISBURSEMENT}
     account = Account(
         base_url=url,
         modes=frozenset({"test"}),
@@ -128,6 +145,10 @@ async def collect(provider: MtnProvider) -> Outcome:
 
 async def find(provider: MtnProvider) -> Finding:
     return await provider.find("collection", REFERENCE, within_s=provider.account.answer_within_s)
+
+
+async def send(provider: MtnProvider, request: Request) -> Outcome:
+    return await provider.send(request, within_s=provider.account.answer_within_s, first_byte_before=None)
 
 
 class Clock:
@@ -296,6 +317,116 @@ async def test_a_question_survives_a_refused_token(mtn: Mtn, provider: MtnProvid
 
     mtn.on_status = respond
     assert await find(provider) == NotFound(firm=False)
+
+
+# --- disbursement ------------------------------------------------------------------------------------------
+
+PATHS: list[tuple[Request, Kind, str, str]] = [
+    (PAYOUT, "payout", "transfer", "/disbursement/v1_0/transfer"),
+    (PAYOUT, "payout", "deposit", "/disbursement/v1_0/deposit"),
+    (REFUND, "refund", "transfer", "/disbursement/v1_0/refund"),
+]
+
+
+@pytest.mark.parametrize(("request_", "kind", "payout_call", "path"), PATHS)
+async def test_payouts_and_refunds_go_by_the_disbursement_product(
+    mtn: Mtn, request_: Request, kind: Kind, payout_call: str, path: str
+) -> None:
+    party = {"partyIdType": "MSISDN", "partyId": "260961234567"}
+    told = {"externalId": REFERENCE, "amount": "10.50", "currency": "ZMW", "payee": party}
+    mtn.on_status = answer(200, told | {"status": "SUCCESSFUL", "financialTransactionId": "7"})
+    url = "https://a.example.com/"
+    async with provider_at(mtn.url, callback_url=url, payout_call=payout_call, **DISBURSEMENT) as provider:
+        assert await send(provider, request_) == Accepted(calls_back=True)
+        found = await provider.find(kind, REFERENCE, within_s=10)
+    assert found == Succeeded("7", Money(1_050, "ZMW"), "260961234567")
+    assert [(method, seen) for method, seen, _, _ in mtn.seen] == [
+        ("POST", "/disbursement/token/"),
+        ("POST", path),
+        ("GET", f"{path}/{REFERENCE}"),
+    ]
+    for _, _, headers, _ in mtn.seen:
+        assert headers["Ocp-Apim-Subscription-Key"] == "canary-paying-subscription"
+        assert headers["X-Target-Environment"] == "mtnzambia"
+    basic, _ = mtn.paying_tokens[0]
+    assert basic["Authorization"] == "Basic " + b64encode(b"canary-paying-user:canary-paying-key").decode()
+    created, body = mtn.calls(path)[0]
+    assert created["X-Reference-Id"] == json.loads(body)["externalId"] == REFERENCE
+    assert created["X-Callback-Url"] == url
+
+
+async def test_each_product_has_its_own_token(mtn: Mtn) -> None:
+    async def name_the_product(request: web.Request) -> web.Response:
+        token = "canary-token-" + request.path.split("/")[1]
+        return web.json_response({"access_token": token, "expires_in": 3600})
+
+    mtn.on_token = name_the_product
+    async with provider_at(mtn.url, **DISBURSEMENT) as provider:
+        for request in (COLLECTION, PAYOUT, REFUND, COLLECTION):
+            assert await send(provider, request) == Accepted()
+    assert (len(mtn.tokens), len(mtn.paying_tokens)) == (1, 1)
+    assert {path: headers["Authorization"] for _, path, headers, _ in mtn.seen if "v1_0" in path} == {
+        "/collection/v1_0/requesttopay": "Bearer canary-token-collection",
+        "/disbursement/v1_0/transfer": "Bearer canary-token-disbursement",
+        "/disbursement/v1_0/refund": "Bearer canary-token-disbursement",
+    }
+
+
+@pytest.mark.parametrize("missing", [*DISBURSEMENT, "all"])
+async def test_without_disbursement_credentials_nothing_but_collections(mtn: Mtn, missing: str) -> None:
+    given = {} if missing == "all" else {name: value for name, value in DISBURSEMENT.items() if name != missing}
+    why = "the account has no Disbursement API user, API key and subscription key"
+    async with provider_at(mtn.url, **given) as provider:
+        assert await send(provider, PAYOUT) == await send(provider, REFUND) == NotSent(why, outage=False)
+        assert await provider.find("payout", REFERENCE, within_s=1) == Unknown(why, outage=False)
+        assert await provider.find("refund", REFERENCE, within_s=1) == Unknown(why, outage=False)
+        assert mtn.seen == []
+        assert await provider.check(within_s=10) is None
+        assert await collect(provider) == Accepted()
+
+
+@pytest.mark.parametrize("request_", [PAYOUT, REFUND])
+async def test_a_dropped_payout_is_unknown_and_not_repeated(mtn: Mtn, request_: Request) -> None:
+    mtn.on_create = drop
+    async with provider_at(mtn.url, **DISBURSEMENT) as provider:
+        assert await send(provider, request_) == Unknown("the connection was closed without an answer")
+    assert len(mtn.seen) == 2
+
+
+@pytest.mark.parametrize("request_", [PAYOUT, REFUND])
+async def test_after_its_moment_no_payout_leaves(mtn: Mtn, request_: Request) -> None:
+    async with provider_at(mtn.url, **DISBURSEMENT) as provider:
+        moment = asyncio.get_running_loop().time() - 1
+        outcome = await provider.send(request_, within_s=10, first_byte_before=moment)
+    assert outcome == NotSent("it was held up for too long", outage=False)
+    assert [path for _, path, _, _ in mtn.seen] == ["/disbursement/token/"]
+
+
+async def test_an_address_that_is_not_allowed_is_unknown(mtn: Mtn) -> None:
+    mtn.on_create = mtn.on_status = answer(403, {"code": "FORBIDDEN IP", "message": "no"})
+    async with provider_at(mtn.url, **DISBURSEMENT) as provider:
+        assert await send(provider, PAYOUT) == Unknown("HTTP 403 FORBIDDEN IP", outage=False)
+        found = await provider.find("payout", REFERENCE, within_s=10)
+    assert found == Unknown("HTTP 403 FORBIDDEN IP", outage=False)
+
+
+async def test_a_check_names_the_product_that_refuses(mtn: Mtn) -> None:
+    refused: set[str] = set()
+
+    async def choose(request: web.Request) -> web.Response:
+        bad = request.path.split("/")[1] in refused
+        return await (answer(401, {"error": "invalid_client"}) if bad else mtn.give_token)(request)
+
+    mtn.on_token = choose
+    async with provider_at(mtn.url, **DISBURSEMENT) as provider:
+        assert await provider.check(within_s=10) is None
+        refused.add("disbursement")
+        assert await provider.check(within_s=10) == "disbursement: no token: HTTP 401 invalid_client"
+        refused.add("collection")
+        told = await provider.check(within_s=10)
+        assert told is not None
+        assert ("collection:" in told, "disbursement:" in told) == (True, True)
+    assert (len(mtn.tokens), len(mtn.paying_tokens)) == (3, 3)
 
 
 # --- tokens -------------------------------------------------------------------------------------------------
@@ -515,8 +646,9 @@ async def test_the_account_is_what_a_provider_is(mtn: Mtn) -> None:
     async with provider_at(mtn.url) as adapter:
         provider: Provider = adapter
         assert provider.spec is SPEC
-        assert SPEC.operations["collection"].dedupes
-        assert SPEC.operations["collection"].status_query == "soft"
+        assert set(SPEC.operations) == {"collection", "payout", "refund"}
+        assert all(one.dedupes and one.status_query == "soft" for one in SPEC.operations.values())
+        assert SPEC.operations["refund"].partial
         assert not SPEC.signs_callbacks
         assert provider.currencies == {"ZMW"}
         assert provider.account.webhook_secrets == (b"canary-webhook",)
@@ -539,16 +671,42 @@ async def test_a_fingerprint_tells_where_an_account_points_and_no_more() -> None
         assert await fingerprint(**{change: "x"}) != ours
 
 
+async def test_each_kind_is_bound_to_its_own_api_user() -> None:
+    async def changed(**changes: object) -> set[Kind]:
+        """The kinds that go elsewhere after a change."""
+        before = MtnProvider(account_at("https://mtn.example.com", **DISBURSEMENT))
+        after = MtnProvider(account_at("https://mtn.example.com", **DISBURSEMENT | changes))
+        await before.close()
+        await after.close()
+        kinds: tuple[Kind, ...] = ("collection", "payout", "refund")
+        assert after.fingerprint == after.fingerprint_of("collection")
+        assert len({after.fingerprint_of(kind) for kind in kinds}) == 3
+        return {kind for kind in kinds if before.fingerprint_of(kind) != after.fingerprint_of(kind)}
+
+    assert await changed(disbursement_api_user="x") == {"payout", "refund"}
+    assert await changed(collection_api_user="x") == {"collection"}
+    assert await changed(payout_call="deposit") == {"payout"}
+    assert await changed(target_environment="x") == {"collection", "payout", "refund"}
+    assert await changed(disbursement_api_key="x", disbursement_subscription_key="x") == set()
+    without = MtnProvider(account_at("https://mtn.example.com"))
+    await without.close()
+    having = MtnProvider(account_at("https://mtn.example.com", **DISBURSEMENT))
+    await having.close()
+    assert without.fingerprint == having.fingerprint  # open collections stay askable when payouts are added
+
+
 async def test_secrets_show_nowhere(mtn: Mtn, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    account = account_at(mtn.url, callback_url="https://pay.example.com/canary-callback")
+    account = account_at(mtn.url, callback_url="https://pay.example.com/canary-callback", **DISBURSEMENT)
     provider = MtnProvider(account)
     told = [repr(account), str(account), repr(provider)]
     for on_create in (mtn.accept, answer(401), answer(500, {"code": "X"}), drop):
         mtn.on_create = mtn.on_status = on_create
         told.append(repr(await collect(provider)))
         told.append(repr(await find(provider)))
-    told.append(repr(provider._tokens._current))
+        told.append(repr(await send(provider, PAYOUT)))
+        told.append(repr(await provider.check(within_s=10)))
+    told += [repr(tokens._current) + repr(tokens._product) for tokens in provider._tokens.values()]
     await provider.close()
     told.append(repr(await collect(provider)))
     told.append(caplog.text)

@@ -13,13 +13,21 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from kobiri.domain.ids import ProviderReference
+from kobiri.domain.money import Money
+from kobiri.domain.msisdn import Msisdn
+from kobiri.domain.outcome import Accepted, NotFound, Succeeded
+from kobiri.domain.payment import Kind
+from kobiri.providers.base import Account, Collection, Payout, Refund, Request
 from kobiri.providers.mtn import simulator as mtn
+from kobiri.providers.mtn.adapter import MtnProvider
 from kobiri.simulator.app import SimulatorSettings, build
 
 DEADLINE_S = 10.0
@@ -56,18 +64,23 @@ class Mtn:
     url: str
     http: aiohttp.ClientSession
     token: str = ""
+    paying_token: str = ""
 
     async def call(self, method: str, path: str, **options: Any) -> Answer:
         async with self.http.request(method, self.url + path, **options) as answer:
             return Answer(answer.status, await answer.read(), answer.headers)
 
-    async def log_in(self, user: str = "someone", key: str = "key", **headers: str) -> Answer:
+    async def log_in(
+        self, user: str = "someone", key: str = "key", product: str = "collection", **headers: str
+    ) -> Answer:
         basic = base64.b64encode(f"{user}:{key}".encode()).decode()
         answer = await self.call(
-            "POST", "/mtn/collection/token/", headers={**KEY, "Authorization": f"Basic {basic}", **headers}
+            "POST", f"/mtn/{product}/token/", headers={**KEY, "Authorization": f"Basic {basic}", **headers}
         )
-        if answer.status == 200:
+        if answer.status == 200 and product == "collection":
             self.token = answer.json["access_token"]
+        elif answer.status == 200:
+            self.paying_token = answer.json["access_token"]
         return answer
 
     def headers(self, **over: str | None) -> dict[str, str]:
@@ -107,13 +120,46 @@ class Mtn:
             headers=sent,
         )
 
-    async def status(self, reference: str) -> Answer:
-        path = f"/mtn/collection/v1_0/requesttopay/{reference}"
-        return await self.call("GET", path, headers=self.headers())
+    async def disburse(
+        self,
+        call: str,
+        reference: str | None = None,
+        *,
+        to: str = "260960000001",
+        version: str = "v1_0",
+        headers: dict[str, str | None] | None = None,
+        **body: Any,
+    ) -> Answer:
+        """A transfer or a deposit to a number, or a refund of a reference."""
+        party = {"partyIdType": "MSISDN", "partyId": to}
+        ask = {
+            "amount": "10.50",
+            "currency": "ZMW",
+            "externalId": "wages-7",
+            "payerMessage": "Wages",
+            "payeeNote": "Shop",
+            **({"referenceIdToRefund": to} if call == "refund" else {"payee": party}),
+            **body,
+        }
+        names: dict[str, str | None] = {"X-Reference-Id": reference or ref(), "Content-Type": "application/json"}
+        sent = self.paying_headers(**names | (headers or {}))
+        return await self.call(
+            "POST", f"/mtn/disbursement/{version}/{call}", data=json.dumps(ask).encode(), headers=sent
+        )
 
-    async def settled(self, reference: str) -> dict[str, Any]:
+    def paying_headers(self, **over: str | None) -> dict[str, str]:
+        return self.headers(**{"Authorization": f"Bearer {self.paying_token}", **over})
+
+    async def status(self, reference: str, call: str = "requesttopay") -> Answer:
+        if call == "requesttopay":
+            path, headers = f"/mtn/collection/v1_0/{call}/{reference}", self.headers()
+        else:
+            path, headers = f"/mtn/disbursement/v1_0/{call}/{reference}", self.paying_headers()
+        return await self.call("GET", path, headers=headers)
+
+    async def settled(self, reference: str, call: str = "requesttopay") -> dict[str, Any]:
         async def look() -> dict[str, Any] | None:
-            answer = await self.status(reference)
+            answer = await self.status(reference, call)
             return answer.json if answer.status == 200 and answer.json["status"] != "PENDING" else None
 
         found: dict[str, Any] = await until(look)
@@ -192,6 +238,7 @@ async def start() -> AsyncIterator[Start]:
             client = Mtn(url, http)
             if log_in:
                 await client.log_in()
+                await client.log_in(product="disbursement")
             return client
 
         yield begin
@@ -521,6 +568,263 @@ async def test_a_reason_may_be_an_object(start: Start) -> None:
     await sim.pay(reference, payer="46733123452")
 
     assert (await sim.settled(reference))["reason"]["code"] == "EXPIRED"
+
+
+# Transfers, deposits, refunds.
+
+
+@pytest.mark.parametrize(
+    ("call", "version"),
+    [("transfer", "v1_0"), ("deposit", "v1_0"), ("deposit", "v2_0"), ("refund", "v1_0"), ("refund", "v2_0")],
+)
+async def test_money_goes_out_once(sim: Mtn, shop: Shop, call: str, version: str) -> None:
+    collected, reference = ref(), ref()
+    await sim.pay(collected)
+    await sim.settled(collected)
+    to = collected if call == "refund" else "260960000001"
+
+    created = await sim.disburse(call, reference, to=to, version=version, headers={"X-Callback-Url": shop.url})
+    settled = await sim.settled(reference, call)
+    again = await sim.disburse(call, reference, to=to, version=version, amount="99")
+
+    assert (created.status, created.body) == (202, b"")
+    assert (again.status, again.json["code"]) == (409, "RESOURCE_ALREADY_EXIST")
+    assert await shop.wait() == [settled]
+    assert settled.pop("financialTransactionId", "1").isdigit()
+    assert settled == {
+        "externalId": "wages-7",
+        "amount": "10.50",
+        "currency": "ZMW",
+        "payee": {"partyIdType": "MSISDN", "partyId": "260960000001"},
+        "payerMessage": "Wages",
+        "payeeNote": "Shop",
+        "status": "SUCCESSFUL",
+    }
+    (movement,) = (await sim.books(f"?reference={reference}"))["movements"]
+    assert movement["kind"] == ("refund" if call == "refund" else "payout")
+    assert (movement["charged"], movement["amount"], movement["msisdn"]) == (1, "10.50", "260960000001")
+
+
+async def test_a_token_is_good_for_its_own_product_alone(sim: Mtn) -> None:
+    sim.token, sim.paying_token = sim.paying_token, sim.token
+
+    assert (await sim.pay()).status == 401
+    assert (await sim.disburse("transfer")).status == 401
+    assert (await sim.status(ref(), "refund")).status == 401
+    assert (await sim.books())["movements"] == []
+
+
+async def test_a_subscription_key_is_good_for_its_own_product_alone(start: Start) -> None:
+    sim = await start(log_in=False, subscription_keys={"collection": ["any"], "disbursement": ["other"]})
+
+    assert (await sim.log_in(product="disbursement")).json["statusCode"] == 401
+    assert (await sim.log_in(product="disbursement", **{"Ocp-Apim-Subscription-Key": "other"})).status == 200
+    assert (await sim.disburse("transfer")).status == 401
+
+
+async def test_a_reference_is_known_to_its_own_call_alone(sim: Mtn) -> None:
+    reference = ref()
+    await sim.disburse("transfer", reference)
+    await sim.settled(reference, "transfer")
+
+    assert (await sim.status(reference, "deposit")).status == 404
+    assert (await sim.status(reference)).status == 404
+    assert (await sim.disburse("deposit", reference)).status == 409
+
+
+@pytest.mark.parametrize(
+    ("call", "wrong"),
+    [
+        ("transfer", {"payee": {"partyIdType": "MSISDN", "partyId": "+260960000001"}}),
+        ("transfer", {"payee": None, "payer": {"partyIdType": "MSISDN", "partyId": "260960000001"}}),
+        ("deposit", {"payeeNote": "it's"}),
+        ("refund", {"referenceIdToRefund": 7}),
+        ("refund", {"amount": "0"}),
+        ("refund", {"headers": {"X-Reference-Id": "7"}}),
+    ],
+)
+async def test_a_mistake_pays_nobody(sim: Mtn, call: str, wrong: dict[str, Any]) -> None:
+    answer = await sim.disburse(call, **wrong)
+
+    assert (answer.status, answer.body) == (400, b"")
+    assert (await sim.books())["movements"] == []
+
+
+@pytest.mark.parametrize(
+    ("call", "failing"),
+    [
+        ("transfer", mtn.FAILING_TRANSFERS),
+        ("deposit", {digits: reason for digits, reason in mtn.FAILING_NUMBERS.items() if digits != "464"}),
+    ],
+)
+async def test_test_numbers_of_payouts_fail_as_documented(sim: Mtn, call: str, failing: dict[str, str]) -> None:
+    references = {digits: ref() for digits in failing}
+    for digits, reference in references.items():
+        assert (await sim.disburse(call, reference, to=mtn.SANDBOX_BLOCK + digits)).status == 202
+
+    settled = {digits: await sim.settled(reference, call) for digits, reference in references.items()}
+    assert {digits: one.get("reason") for digits, one in settled.items()} == failing
+    assert (await sim.books())["movements"] == []
+
+
+async def test_two_test_numbers_of_payouts_take_their_time(start: Start) -> None:
+    sim = await start(test_numbers="observed")  # which is the same as documented for these
+    ongoing, delayed, ordinary = ref(), ref(), ref()
+    await sim.disburse("transfer", ongoing, to="46733123453")
+    await sim.disburse("transfer", delayed, to="46733123454")
+    await sim.disburse("deposit", ordinary, to="46733123464")
+
+    assert (await sim.settled(delayed, "transfer"))["status"] == "SUCCESSFUL"
+    assert (await sim.settled(ordinary, "deposit"))["status"] == "SUCCESSFUL"
+    assert (await sim.status(ongoing, "transfer")).json["status"] == "PENDING"
+
+
+async def refunded(sim: Mtn, collection: str, **body: Any) -> str:
+    """How a refund ends: its status, or the reason for which it fails."""
+    reference = ref()
+    assert (await sim.disburse("refund", reference, to=collection, **body)).status == 202
+    settled = await sim.settled(reference, "refund")
+    return str(settled.get("reason", settled["status"]))
+
+
+@pytest.mark.parametrize(
+    ("check", "third", "fourth"),
+    [
+        ("paid", "SUCCESSFUL", "SUCCESSFUL"),
+        ("left", "SUCCESSFUL", "NOT_ALLOWED"),
+        ("sum", "NOT_ALLOWED", "NOT_ALLOWED"),
+    ],
+)
+async def test_a_collection_is_refunded_in_parts(start: Start, check: str, third: str, fourth: str) -> None:
+    sim = await start(refund_check=check)
+    collected = ref()
+    await sim.pay(collected, amount="10")
+    await sim.settled(collected)
+
+    assert await refunded(sim, collected, amount="4.50") == "SUCCESSFUL"
+    assert await refunded(sim, collected, amount="4.50") == "SUCCESSFUL"
+    assert await refunded(sim, collected, amount="4.50") == third
+    assert await refunded(sim, collected, amount="4.50") == fourth
+    moved = [one for one in (await sim.books())["movements"] if one["kind"] == "refund"]
+    assert len(moved) == 2 + [third, fourth].count("SUCCESSFUL")
+
+
+async def test_what_was_not_collected_is_not_refunded(start: Start) -> None:
+    sim = await start(refund_check="paid")
+    rejected, paid_out, waiting = ref(), ref(), ref()
+    await sim.pay(rejected, payer="46733123451")
+    await sim.settled(rejected)
+    await sim.disburse("transfer", paid_out)
+    await sim.settled(paid_out, "transfer")
+    await sim.pay(waiting, payer="46733123453")
+
+    assert await refunded(sim, ref()) == "RESOURCE_NOT_FOUND"
+    assert await refunded(sim, "1") == "RESOURCE_NOT_FOUND"
+    assert await refunded(sim, paid_out) == "RESOURCE_NOT_FOUND"
+    assert await refunded(sim, rejected) == "NOT_ALLOWED"
+    assert await refunded(sim, waiting) == "NOT_ALLOWED"
+    assert [one["kind"] for one in (await sim.books())["movements"]] == ["payout"]
+
+
+async def test_two_refunds_at_once_do_not_pay_a_collection_back_twice(start: Start) -> None:
+    sim = await start(prompt_ms=200)
+    collected, first, second = ref(), ref(), ref()
+    await sim.pay(collected)
+    await sim.settled(collected)
+
+    await asyncio.gather(*(sim.disburse("refund", one, to=collected) for one in (first, second)))
+
+    ends = sorted([(await sim.settled(one, "refund"))["status"] for one in (first, second)])
+    assert ends == ["FAILED", "SUCCESSFUL"]
+
+
+@pytest.mark.parametrize(("call", "operation"), [("transfer", "payout"), ("deposit", "payout"), ("refund", "refund")])
+async def test_faults_reach_payouts_and_refunds(sim: Mtn, call: str, operation: str) -> None:
+    collected = ref()
+    await sim.pay(collected)
+    await sim.settled(collected)
+    to = collected if call == "refund" else "260960000001"
+    await sim.fault("drop_after", operation=operation, times=1, msisdn="260960000001")
+    await sim.fault("payer", operation=operation, decision="no_funds", times=1)
+    await sim.fault("no_dedupe", operation=operation)
+    await sim.fault("not_found_for", ms=400)
+    reference = ref()
+
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await sim.disburse(call, reference, to=to)
+    assert (await sim.status(reference, call)).status == 404
+
+    async def failed() -> bool:
+        answer = await sim.status(reference, call)
+        return answer.status == 200 and answer.json.get("reason") == "NOT_ENOUGH_FUNDS"
+
+    await until(failed)
+    assert await sim.charged(reference) == 0
+    assert (await sim.disburse(call, reference, to=to)).status == 202  # and a true one, for want of dedupe
+
+    async def charged() -> bool:
+        return await sim.charged(reference) == 1
+
+    await until(charged)
+
+
+@pytest.mark.parametrize("payout_call", ["transfer", "deposit"])
+async def test_our_adapter_collects_pays_out_and_refunds(sim: Mtn, payout_call: str) -> None:
+    account = Account(
+        base_url=f"{sim.url}/mtn",
+        modes=frozenset({"test"}),
+        values={**mtn.ACCOUNT_VALUES, "payout_call": payout_call},
+        callback_url=None,
+        webhook_secrets=(),
+        answer_within_s=DEADLINE_S,
+        deadline_s=DEADLINE_S,
+        max_connections=10,
+    )
+    provider = MtnProvider(account)
+    money, wallet, collected = Money(1_050, "ZMW"), Msisdn("260960000001"), ProviderReference(ref())
+    asked: list[tuple[Kind, Request]] = [
+        ("collection", Collection(collected, money, wallet, "mtn", "Order 7")),
+        ("payout", Payout(ProviderReference(ref()), money, wallet, "mtn", "Wages")),
+        ("refund", Refund(ProviderReference(ref()), money, wallet, "mtn", None, collected, None)),
+    ]
+    try:
+        assert await provider.check(within_s=DEADLINE_S) is None
+        for kind, request in asked:
+            assert await provider.find(kind, request.reference, within_s=DEADLINE_S) == NotFound(firm=False)
+            for _ in range(2):
+                assert await provider.send(request, within_s=DEADLINE_S, first_byte_before=None) == Accepted()
+            found: Succeeded = await until(partial(succeeded, provider, kind, request.reference))
+            assert (found.money, found.payer) == (money, wallet.digits)
+    finally:
+        await provider.close()
+    movements = (await sim.books())["movements"]
+    assert [(one["kind"], one["charged"]) for one in movements] == [("collection", 1), ("payout", 1), ("refund", 1)]
+
+
+async def succeeded(provider: MtnProvider, kind: Kind, reference: ProviderReference) -> Succeeded | None:
+    found = await provider.find(kind, reference, within_s=DEADLINE_S)
+    return found if isinstance(found, Succeeded) else None
+
+
+@pytest.mark.parametrize("product", ["collection", "disbursement"])
+async def test_balance_and_holders_are_told(sim: Mtn, product: str) -> None:
+    headers = sim.headers() if product == "collection" else sim.paying_headers()
+
+    async def ask(path: str) -> Answer:
+        return await sim.call("GET", f"/mtn/{product}/v1_0/{path}", headers=headers)
+
+    assert (await ask("account/balance")).json == {"availableBalance": "1000", "currency": "ZMW"}
+    assert (await ask("account/balance/ZMW")).json["currency"] == "ZMW"
+    assert (await ask("account/balance/EUR")).json["code"] == "INVALID_CURRENCY"
+    assert (await ask("accountholder/MSISDN/260960000001/active")).json == {"result": True}
+    assert (await ask("accountholder/msisdn/46733123451/active")).json == {"result": False}
+    for digits, (status, code) in mtn.REFUSED_HOLDERS.items():
+        answer = await ask(f"accountholder/msisdn/260960000{digits}/active")
+        assert (answer.status, answer.json["code"]) == (status, code)
+    assert (await ask("accountholder/shoe/46733123499/active")).status == 400
+    await sim.fault("error_before", operation="check", status=503)
+    assert (await ask("account/balance")).status == 503
+    assert (await sim.disburse("transfer")).status == 202
 
 
 # Callbacks.

@@ -22,6 +22,9 @@ SECRETS = {
     "MTN_COLLECTION_PRIMARY_KEY": "hunter2",
     "OPERATOR_WEBHOOK_URL": "https://ops.example.com/hunter2",
     "OPERATOR_WEBHOOK_SECRET": "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1",
+
+    "MTN_DISBURSEMENT_API_KEY": "hunter2",
+    "MTN_DISBURSEMENT_SUBSCRIPTION_KEY": "hunter2",
     "MTN_WEBHOOK_SECRET": "hunter2",
     "MTN_WEBHOOK_SECRET_PREVIOUS": "hunter2",
     "ZAMTEL_THIRD_PARTY_ID": "hunter2",
@@ -104,7 +107,7 @@ def test_the_address_wins_over_the_parts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load(monkeypatch, **SECRETS)
+    settings = load(monkeypatch, MTN_DISBURSEMENT_API_USER="user", **SECRETS)
     assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
 
 
@@ -125,6 +128,7 @@ def test_every_setting_that_sounds_secret_is_kept_as_one() -> None:
         ({"DATABASE_URL": "mysql://app:hunter2@db/x"}, "DATABASE_URL"),
         ({"DATABASE_URL": "postgresql://app:hunter2@[db/x"}, "DATABASE_URL"),
         ({"MTN_COLLECTION_SUBSCRIPTION_KEY": "hunter2", "MTN_COLLECTION_PRIMARY_KEY": "hunter22"}, "MTN_COLLECTION_"),
+        ({"MTN_DISBURSEMENT_API_KEY": "hunter2"}, "MTN_DISBURSEMENT_API_USER"),
         ({"PUBLIC_BASE_URL": "http://[hunter2"}, "PUBLIC_BASE_URL"),
     ],
 )

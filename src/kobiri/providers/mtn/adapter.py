@@ -36,7 +36,11 @@ SPEC = ProviderSpec(
     is_sandbox=lambda _url, values: values["target_environment"] == "sandbox",
     networks=frozenset({"mtn"}),
     countries=frozenset({"ZM"}),
-    operations={"collection": Operation(dedupes=True, status_query="soft", partial=False)},
+    operations={
+        "collection": Operation(dedupes=True, status_query="soft", partial=False),
+        "payout": Operation(dedupes=True, status_query="soft", partial=False),
+        "refund": Operation(dedupes=True, status_query="soft", partial=True),
+    },
     signs_callbacks=False,
     fields=(
         Field("target_environment", "Target environment, such as mtnzambia", default="sandbox"),
@@ -44,6 +48,11 @@ SPEC = ProviderSpec(
         Field("collection_api_user", "Collection: API user"),
         Field("collection_api_key", "Collection: API key", secret=True),
         Field("collection_subscription_key", "Collection: subscription key", secret=True),
+        # Without these three only collections are possible.
+        Field("disbursement_api_user", "Disbursement: API user", optional=True),
+        Field("disbursement_api_key", "Disbursement: API key", secret=True, optional=True),
+        Field("disbursement_subscription_key", "Disbursement: subscription key", secret=True, optional=True),
+        Field("payout_call", "Payouts by MTN's call", default="transfer", choices=("transfer", "deposit")),
     ),
     answer_within_s=10,
     deadline_s=10,
@@ -58,6 +67,9 @@ CURRENCIES = {
     "mtnsouthsudan": "SSP", "mtnnigeria": "NGN",
 }  # fmt: skip
 
+PRODUCTS: tuple[wire.Product, ...] = ("collection", "disbursement")
+NO_DISBURSEMENT = "the account has no Disbursement API user, API key and subscription key"
+
 # The new platform's token call may take 10 to 20 s (README 1 [D2]), longer than a request waits for
 # it. It goes on in the background then, for the requests that come after.
 TOKEN_WITHIN_S = 30.0
@@ -69,6 +81,7 @@ REFRESH_BEFORE_S = 600.0  # about 10 minutes before its end: README 1 [D]
 class _Product:
     """The API user of one of MTN's products, and where it asks for its tokens."""
 
+    name: wire.Product
     token_url: str
     target_environment: str
     api_user: str = field(repr=False)
@@ -149,22 +162,31 @@ class _Tokens:
             await asyncio.wait({self._fetch})
 
 
+def _product(account: Account, base_url: str, name: wire.Product) -> _Product | None:
+    """A product of this account, or None where it has not all that the product needs."""
+    values = account.values
+    user, key, subscription = (values.get(f"{name}_{part}") for part in ("api_user", "api_key", "subscription_key"))
+    if not (user and key and subscription):
+        return None
+    return _Product(
+        name=name,
+        token_url=base_url + wire.token_path(name),
+        target_environment=values["target_environment"],
+        api_user=user,
+        api_key=key,
+        subscription_key=subscription,
+    )
+
+
 class MtnProvider:
     """Make it inside a running loop; close it. `clock` is monotonic, in seconds: tokens live by it."""
 
     def __init__(self, account: Account, *, clock: Callable[[], float] = time.monotonic) -> None:
-        values = account.values
         self._account = account
         self._base_url = account.base_url.rstrip("/")  # an extra slash gives 400: README 2 [D]
         self._session = net.provider_session(account.max_connections)
-        collection = _Product(
-            token_url=self._base_url + wire.TOKEN_PATH,
-            target_environment=values["target_environment"],
-            api_user=values["collection_api_user"],
-            api_key=values["collection_api_key"],
-            subscription_key=values["collection_subscription_key"],
-        )
-        self._tokens = _Tokens(collection, self._session, clock)
+        products = (_product(account, self._base_url, name) for name in PRODUCTS)
+        self._tokens = {product.name: _Tokens(product, self._session, clock) for product in products if product}
 
     @property
     def spec(self) -> ProviderSpec:
@@ -176,8 +198,26 @@ class MtnProvider:
 
     @property
     def fingerprint(self) -> str:
+        return self.fingerprint_of("collection")
+
+    def fingerprint_of(self, kind: Kind) -> str:
+        """Where movements of one kind go: README 7.
+
+        Each kind is bound to its own product's API user and to no other, so that giving the account a Disbursement
+        user, or another one, leaves open collections askable. A payout is bound to its call besides: whether a transfer
+        and a deposit share their references is unknown, so neither may be sent, or missed, in the other's place.
+        """
         values = self._account.values
-        return fingerprint(self._base_url, values["target_environment"], values["collection_api_user"])
+        where = [self._base_url, values["target_environment"]]
+        match kind:
+            case "collection":
+                return fingerprint(*where, values["collection_api_user"])
+            case "payout":
+                return fingerprint(*where, "payout", values["payout_call"], values.get("disbursement_api_user", ""))
+            case "refund":
+                return fingerprint(*where, "refund", values.get("disbursement_api_user", ""))
+            case _:
+                assert_never(kind)
 
     @property
     def currencies(self) -> frozenset[str]:
@@ -185,21 +225,15 @@ class MtnProvider:
         return frozenset({values.get("currency") or CURRENCIES.get(values["target_environment"], "ZMW")})
 
     async def send(self, request: Request, *, within_s: float, first_byte_before: float | None) -> Outcome:
-        match request:
-            case Collection():
-                return await self._collect(request, within_s, first_byte_before)
-            case Payout() | Refund():
-                raise NotImplementedError
-            case _:
-                assert_never(request)
-
-    async def _collect(self, collection: Collection, within_s: float, first_byte_before: float | None) -> Outcome:
-        body = wire.collection_body(collection)
+        kind = _kind(request)
+        if (tokens := self._tokens.get(wire.PRODUCTS[kind])) is None:
+            return NotSent(NO_DISBURSEMENT, outage=False)
+        url = self._url(kind)
+        body = wire.create_body(request)
         callback_url = self._account.callback_url
 
         async def send(bearer: _Bearer, deadline_s: float) -> Outcome | wire.TokenRefused:
-            headers = wire.collection_headers(bearer.headers, collection, callback_url)
-            url = self._base_url + wire.REQUEST_TO_PAY_PATH
+            headers = wire.create_headers(bearer.headers, request, callback_url)
             try:
                 answer = await net.send_once(
                     self._session,
@@ -212,7 +246,7 @@ class MtnProvider:
                 )
             except (net.NotSent, net.MaybeSent) as error:
                 return error.outcome
-            outcome = answer.heed(wire.read_create(answer.status, answer.body))
+            outcome = answer.heed(wire.read_create(answer.status, answer.body, kind))
             if isinstance(outcome, Accepted) and answer.status == HTTPStatus.ACCEPTED:
                 return Accepted(calls_back=callback_url is not None)
             return outcome  # a duplicate's outcome may be there already: no callback to wait for
@@ -220,10 +254,12 @@ class MtnProvider:
         # NotSent stays NotSent on the second pass too: the 401 of the first one means "has not been applied"
         # (RFC 9110, 15.5.2), for the token is looked at before anything else. A 401 with a fresh token is
         # another matter: what refuses then is not what we think it is, and _authorized calls that Unknown.
-        return await self._authorized(send, within_s)
+        return await self._authorized(tokens, send, within_s)
 
-    async def find(self, kind: Kind, reference: ProviderReference, *, within_s: float) -> Finding:  # noqa: ARG002
-        url = f"{self._base_url}{wire.REQUEST_TO_PAY_PATH}/{reference}"
+    async def find(self, kind: Kind, reference: ProviderReference, *, within_s: float) -> Finding:
+        if (tokens := self._tokens.get(wire.PRODUCTS[kind])) is None:
+            return Unknown(NO_DISBURSEMENT, outage=False)
+        url = f"{self._url(kind)}/{reference}"
 
         async def ask(bearer: _Bearer, deadline_s: float) -> Finding | wire.TokenRefused:
             try:
@@ -232,13 +268,16 @@ class MtnProvider:
                 )
             except (net.NotSent, net.MaybeSent) as error:
                 return Unknown(str(error))
-            return answer.heed(wire.read_status(answer.status, answer.body, reference))
+            return answer.heed(wire.read_status(answer.status, answer.body, reference, kind))
 
-        finding: Finding | NotSent = await self._authorized(ask, within_s)
-        return Unknown(finding.reason) if isinstance(finding, NotSent) else finding
+        finding: Finding | NotSent = await self._authorized(tokens, ask, within_s)
+        return Unknown(finding.reason, finding.outage) if isinstance(finding, NotSent) else finding
+
+    def _url(self, kind: Kind) -> str:
+        return self._base_url + wire.path(kind, self._account.values["payout_call"])
 
     async def _authorized(
-        self, call: Callable[[_Bearer, float], Awaitable[T | wire.TokenRefused]], within_s: float
+        self, tokens: _Tokens, call: Callable[[_Bearer, float], Awaitable[T | wire.TokenRefused]], within_s: float
     ) -> T | NotSent | Unknown:
         """Make a call with the token, and where MTN refuses the token, once more with a fresh one.
 
@@ -247,7 +286,7 @@ class MtnProvider:
         ends_at = time.monotonic() + within_s
         refused: _Bearer | None = None
         for _ in range(2):
-            bearer = await self._tokens.get(refused, (ends_at - time.monotonic()) / 2)
+            bearer = await tokens.get(refused, (ends_at - time.monotonic()) / 2)
             if isinstance(bearer, NotSent):
                 return bearer
             outcome = await call(bearer, ends_at - time.monotonic())
@@ -257,9 +296,14 @@ class MtnProvider:
         return Unknown("HTTP 401 with a fresh token", outage=False)
 
     async def check(self, *, within_s: float) -> str | None:
-        """A fresh token proves API user, API key and subscription key."""
-        bearer = await self._tokens.fresh(within_s)
-        return bearer.reason if isinstance(bearer, NotSent) else None
+        """A fresh token proves API user, API key and subscription key of a product."""
+        bearers = await asyncio.gather(*(tokens.fresh(within_s) for tokens in self._tokens.values()))
+        refused = [
+            f"{product}: {bearer.reason}"
+            for product, bearer in zip(self._tokens, bearers, strict=True)
+            if isinstance(bearer, NotSent)
+        ]
+        return "; ".join(refused) or None
 
     async def verify(self, callback: Callback) -> Authenticity:  # noqa: ARG002  # MTN signs nothing: README 5 [O]
         return Authenticity.UNSIGNED
@@ -268,5 +312,17 @@ class MtnProvider:
         return wire.read_callback(callback.body)
 
     async def close(self) -> None:
-        await self._tokens.close()
+        await asyncio.gather(*(tokens.close() for tokens in self._tokens.values()))
         await self._session.close()
+
+
+def _kind(request: Request) -> Kind:
+    match request:
+        case Collection():
+            return "collection"
+        case Payout():
+            return "payout"
+        case Refund():
+            return "refund"
+        case _:
+            assert_never(request)

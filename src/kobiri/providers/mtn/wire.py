@@ -1,4 +1,4 @@
-"""MTN MoMo Open API, Collection: what is written, and what the answers mean. Pure.
+"""MTN MoMo Open API, Collection and Disbursement: what is written, and what the answers mean. Pure.
 
 README.md in this folder tells the facts, how sure each is, and where they come from; it is cited by section.
 """
@@ -6,8 +6,10 @@ README.md in this folder tells the facts, how sure each is, and where they come 
 import base64
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from typing import Final, Literal, assert_never
 
 import msgspec
 
@@ -24,11 +26,18 @@ from kobiri.domain.outcome import (
     Succeeded,
     Unknown,
 )
+from kobiri.domain.payment import Kind
 from kobiri.providers.answers import Object, Strange, cut, money, number, read_object, readable, text
-from kobiri.providers.base import CallbackWord, Collection, Unreadable
+from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable
 
-TOKEN_PATH = "/collection/token/"  # noqa: S105  # with its trailing slash: README 1 [D]
-REQUEST_TO_PAY_PATH = "/collection/v1_0/requesttopay"
+Product = Literal["collection", "disbursement"]
+
+# Refunds too are the Disbursement product's: README 2 [D2].
+PRODUCTS: Final[Mapping[Kind, Product]] = {
+    "collection": "collection",
+    "payout": "disbursement",
+    "refund": "disbursement",
+}
 
 MAX_NOTE = 160  # longer gives 400: README 2 [D]
 NEUTRAL_NOTE = "Payment"
@@ -51,7 +60,7 @@ REASONS = {
     "EXPIRED": FailureCode.PAYER_TIMEOUT,
     "PAYMENT_NOT_APPROVED": FailureCode.PAYER_TIMEOUT,
     "COULD_NOT_PERFORM_TRANSACTION": FailureCode.PAYER_TIMEOUT,  # no approval within about 5 minutes [D2]
-    "PAYEE_NOT_FOUND": FailureCode.PAYEE_NOT_ALLOWED,
+    "PAYEE_NOT_FOUND": FailureCode.PAYEE_NOT_FOUND,
     "PAYEE_LIMIT_REACHED": FailureCode.PAYEE_NOT_ALLOWED,
     "PAYEE_NOT_ALLOWED_TO_RECEIVE": FailureCode.PAYEE_NOT_ALLOWED,
     "NOT_ALLOWED": FailureCode.NOT_ALLOWED,
@@ -60,6 +69,7 @@ REASONS = {
     "INVALID_CALLBACK_URL_HOST": FailureCode.PROVIDER_REJECTED,
     "INVALID_CURRENCY": FailureCode.PROVIDER_REJECTED,
     "VALIDATION_ERROR": FailureCode.PROVIDER_REJECTED,
+    "RESOURCE_NOT_FOUND": FailureCode.PROVIDER_REJECTED,  # a refund's collection, we think: README 4 [I]
     "LOW_BALANCE_OR_PAYEE_LIMIT_REACHED_OR_NOT_ALLOWED": FailureCode.PROVIDER_REJECTED,
     "INTERNAL_PROCESSING_ERROR": FailureCode.PROVIDER_ERROR,  # final when FAILED: README 4 [O]
     "SERVICE_UNAVAILABLE": FailureCode.PROVIDER_UNAVAILABLE,
@@ -95,7 +105,32 @@ class TokenRefused:
     """401: refused before anything was done."""
 
 
+# A 422 names a number or an amount that MTN cannot take; it documents none: README 2 [I].
+REFUSED_WITH_422: Final[Mapping[Kind, FailureCode]] = {
+    "collection": FailureCode.PAYER_NOT_FOUND,
+    "payout": FailureCode.PAYEE_NOT_FOUND,
+    "refund": FailureCode.PROVIDER_REJECTED,
+}
+
+
 # --- what is written ----------------------------------------------------------------------------------------
+
+
+def token_path(product: Product) -> str:
+    return f"/{product}/token/"  # with its trailing slash: README 1 [D]
+
+
+def path(kind: Kind, payout_call: str) -> str:
+    """Where a movement is created; its status is asked for at the same path and its reference."""
+    match kind:
+        case "collection":
+            return "/collection/v1_0/requesttopay"
+        case "payout":
+            return "/disbursement/v1_0/deposit" if payout_call == "deposit" else "/disbursement/v1_0/transfer"
+        case "refund":
+            return "/disbursement/v1_0/refund"
+        case _:
+            assert_never(kind)
 
 
 def token_headers(api_user: str, api_key: str, subscription_key: str, environment: str) -> dict[str, str]:
@@ -116,23 +151,36 @@ def bearer_headers(token: str, subscription_key: str, environment: str) -> dict[
     }
 
 
-def collection_headers(bearer: dict[str, str], collection: Collection, callback_url: str | None) -> dict[str, str]:
-    headers = {**bearer, "X-Reference-Id": collection.reference, "Content-Type": "application/json"}
+def create_headers(bearer: Mapping[str, str], request: Request, callback_url: str | None) -> dict[str, str]:
+    headers = {**bearer, "X-Reference-Id": request.reference, "Content-Type": "application/json"}
     if callback_url:  # an empty one breaks the request: README 2 [O]
         headers["X-Callback-Url"] = callback_url
     return headers
 
 
-def collection_body(collection: Collection) -> bytes:
-    message = note(collection.description)
+def create_body(request: Request) -> bytes:
+    message = note(request.description)
     return msgspec.json.encode({
-        "amount": amount(collection.money),
-        "currency": collection.money.currency,
-        "externalId": collection.reference,  # a callback carries no other id: README 5 [O]
-        "payer": {"partyIdType": "MSISDN", "partyId": collection.payer.digits},
+        "amount": amount(request.money),
+        "currency": request.money.currency,
+        "externalId": request.reference,  # a callback carries no other id: README 5 [O]
+        **_other_side(request),
         "payerMessage": message,
         "payeeNote": message,
     })  # fmt: skip
+
+
+def _other_side(request: Request) -> dict[str, object]:
+    """Name the wallet, or for a refund the collection whose payer gets it back."""
+    match request:
+        case Collection():
+            return {"payer": {"partyIdType": "MSISDN", "partyId": request.payer.digits}}
+        case Payout():
+            return {"payee": {"partyIdType": "MSISDN", "partyId": request.payee.digits}}
+        case Refund():
+            return {"referenceIdToRefund": request.collection}
+        case _:
+            assert_never(request)
 
 
 def amount(money: Money) -> str:
@@ -161,7 +209,7 @@ def read_token(status: int, body: bytes) -> Token | NotSent:
     return Token(token, _life(answer))
 
 
-def read_create(status: int, body: bytes) -> Outcome | TokenRefused:
+def read_create(status: int, body: bytes, kind: Kind) -> Outcome | TokenRefused:
     match status:
         case 202 | 409:  # 409: this reference has arrived before, and its outcome must be asked for
             return Accepted()
@@ -170,17 +218,17 @@ def read_create(status: int, body: bytes) -> Outcome | TokenRefused:
         case 400 if (code := _code(body)) not in NO_REFUSAL:
             return Declined(REASONS.get(code or "", FailureCode.PROVIDER_REJECTED), code)
         case 422 if (code := _code(body)) not in NO_REFUSAL:
-            return Declined(REASONS.get(code or "", FailureCode.PAYER_NOT_FOUND), code)
+            return Declined(REASONS.get(code or "", REFUSED_WITH_422[kind]), code)
         case 500 if (code := _code(body)) is not None and code in REFUSED_WITH_500:
             return Declined(REASONS[code], code)
         case _:
             return _unknown(status, body)
 
 
-def read_status(status: int, body: bytes, reference: ProviderReference) -> Finding | TokenRefused:
+def read_status(status: int, body: bytes, reference: ProviderReference, kind: Kind) -> Finding | TokenRefused:
     match status:
         case 200:
-            return _read_found(body, reference)
+            return _read_found(body, reference, kind)
         case 401:
             return TokenRefused()
         case 404 if _code(body) == "RESOURCE_NOT_FOUND":
@@ -193,21 +241,27 @@ def _unknown(status: int, body: bytes) -> Unknown:
     return Unknown(_told(status, body), outage=not 400 <= status < 500)
 
 
-def _read_found(body: bytes, reference: ProviderReference) -> Finding:
+def _read_found(body: bytes, reference: ProviderReference, kind: Kind) -> Finding:
     try:
         answer = read_object(body)
         if text(answer.get("externalId")) != reference:
             return Unknown("the answer is about another reference")
         word = _read_word(answer)
         if isinstance(word, Succeeded):
-            return replace(word, money=_money(answer), payer=_payer(answer))
+            # A payout's payee and a refund's stand where a collection's payer does, in our rows too: the other
+            # side's wallet. So the number that MTN names is compared with ours for every kind.
+            wallet = _wallet(answer, "payer" if kind == "collection" else "payee")
+            return replace(word, money=_money(answer), payer=wallet)
     except Strange as strange:
         return Unknown(str(strange))
     return word
 
 
 def read_callback(body: bytes) -> CallbackWord:
-    """Read whose payment it is and what became of it: a status answer's body. Raises Unreadable."""
+    """Read whose payment it is and what became of it: a status answer's body. Raises Unreadable.
+
+    It does not tell of which kind it is: `payer` in the word is whoever it names, payer or payee.
+    """
     try:
         answer = read_object(body)
         reference = (text(answer.get("externalId")) or "").lower()
@@ -216,7 +270,7 @@ def read_callback(body: bytes) -> CallbackWord:
         raise Unreadable(f"This is no callback of MTN's: {strange}.") from None
     if parse_id(reference) != reference:
         raise Unreadable("This is no callback of MTN's: externalId is not a reference of ours.")
-    money, payer = readable(_money, answer), readable(_payer, answer)
+    money, payer = readable(_money, answer), readable(_named, answer)
     if isinstance(word, Succeeded):
         word = replace(word, money=money, payer=payer)
     return CallbackWord(ProviderReference(reference), word, money, payer)
@@ -241,14 +295,22 @@ def _money(answer: Object) -> Money:
     return money(answer.get("amount"), answer.get("currency"))
 
 
-def _payer(answer: Object) -> str | None:
-    """Read who paid, as digits; None where nobody is named."""
-    payer = answer.get("payer")
-    if isinstance(payer, dict):
-        if (text(payer.get("partyIdType")) or "").upper() != "MSISDN":
-            raise Strange("the payer is not a phone number")
-        payer = payer.get("partyId", "")
-    return number(text(payer), "payer")
+def _named(answer: Object) -> str | None:
+    """Read the one wallet that a callback names. Raises Strange where it names two."""
+    payer, payee = _wallet(answer, "payer"), _wallet(answer, "payee")
+    if payer and payee:
+        raise Strange("both payer and payee are named")
+    return payer or payee
+
+
+def _wallet(answer: Object, whose: Literal["payer", "payee"]) -> str | None:
+    """Read whose wallet it is, as digits; None where nobody is named."""
+    party = answer.get(whose)
+    if isinstance(party, dict):
+        if (text(party.get("partyIdType")) or "").upper() != "MSISDN":
+            raise Strange(f"the {whose} is not a phone number")
+        party = party.get("partyId", "")
+    return number(text(party), whose)
 
 
 def _life(answer: Object) -> float:
