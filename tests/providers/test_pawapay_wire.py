@@ -1,6 +1,7 @@
 """What goes to pawaPay, and what its answers mean. Nothing that pawaPay may say raises."""
 
 import base64
+import contextlib
 import json
 import re
 from typing import Any, get_args
@@ -128,7 +129,7 @@ def test_an_amount_is_exact_and_in_pawapays_form(minor: int) -> None:
         ("abc", None),
         ("a-b", None),
         ("Order 7", "Order 7"),
-        ("  Café – Ndola's  #12 ", "Cafe Ndola s 12"),
+        ("  Café * Ndola's  #12 ", "Cafe Ndola s 12"),
         ("twenty one characters and more", "twenty one characters"),
         ("12345678901234567890123", "1234567890123456789012"),
         ("ኮቢሪ", None),
@@ -260,18 +261,15 @@ def test_strange_answers_do_not_raise_and_leave_the_door_open(answer: dict[str, 
     assert not isinstance(sent, NotSent)
     if isinstance(sent, Declined):
         assert answer["status"] == "REJECTED"
+        (sent.provider_code or "").encode()  # no lone surrogate, which no database takes
     for body in (raw, json.dumps({"status": "FOUND", "data": answer}).encode()):
         finding = wire.read_status(200, body, kind, REFERENCE)
         if isinstance(finding, Succeeded | Declined | Accepted):
             assert str(answer[wire.IDS[kind]]).lower() == REFERENCE
         if isinstance(finding, Succeeded):
             assert finding.money is not None
-    try:
-        word = wire.read_callback(raw)
-    except Unreadable as error:
-        assert "\n" not in str(error)
-    else:
-        assert word.reference in (REFERENCE, OTHER)
+    with contextlib.suppress(Unreadable):
+        assert wire.read_callback(raw).reference in (REFERENCE, OTHER)
 
 
 # --- the status ---------------------------------------------------------------------------------------------
@@ -305,7 +303,7 @@ def test_a_completed_payment_names_money_and_wallet(kind: Kind) -> None:
         ({"depositId": None, "payoutId": REFERENCE}, Unknown("the answer is about another reference")),
     ],
 )
-def test_what_is_found(changes: dict[str, object], finding: Finding) -> None:
+def test_what_is_found(changes: dict[str, Any], finding: Finding) -> None:
     assert wire.read_status(200, found(**changes), "collection", REFERENCE) == finding
 
 
@@ -384,7 +382,7 @@ def test_a_callback_without_money_or_wallet_is_still_a_hint() -> None:
         ({"status": "PAID"}, "the status is not one of pawaPay's words"),
     ],
 )
-def test_what_is_no_callback(changes: dict[str, object], told: str) -> None:
+def test_what_is_no_callback(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(Unreadable, match=told):
         wire.read_callback(json.dumps(data(**changes)).encode())
 
