@@ -34,7 +34,7 @@ from kobiri.domain.outcome import (
 from kobiri.domain.payment import Kind
 from kobiri.providers.base import Account, Authenticity, Callback, Collection, Payout, Provider, Refund, Request
 from kobiri.providers.pawapay import simulator
-from kobiri.providers.pawapay.adapter import KEYS_PAUSE_S, SPEC, PawapayProvider
+from kobiri.providers.pawapay.adapter import KEYS_PAUSE_S, KEYS_WITHIN_S, SPEC, PawapayProvider
 from kobiri.simulator.app import SimulatorSettings, build
 
 DEADLINE_S = 10.0
@@ -384,6 +384,20 @@ async def test_a_new_key_is_learnt_and_strangers_make_us_ask_once_a_minute(pawap
         assert len(await pawapay.requests("/v2/public-key/http")) == 2
 
 
+async def test_keys_that_may_be_old_forge_nothing(pawapay: Pawapay) -> None:
+    """A key was replaced, and the new one cannot be asked for: the callback may be genuine."""
+    clock = Clock()
+    async with provider_at(pawapay.url + "/pawapay", clock) as provider:
+        await paid(provider)
+        assert await provider.verify(await pawapay.callback(1)) is Authenticity.GENUINE
+        await pawapay.configure(signing_key=2)
+        await paid(provider)
+        await pawapay.fault("outage", operation="check")
+        clock.now_s += KEYS_PAUSE_S
+        assert await provider.verify(await pawapay.callback(2)) is Authenticity.UNSIGNED
+        assert await provider.verify(await pawapay.callback(1)) is Authenticity.GENUINE
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -434,7 +448,8 @@ async def test_closing_ends_a_question_for_keys_that_hangs(pawapay: Pawapay) -> 
         return bool(await pawapay.requests("/v2/public-key/http"))
 
     await until(asked)
-    await provider.close()
+    async with asyncio.timeout(KEYS_WITHIN_S / 2):
+        await provider.close()
     assert await waiting is Authenticity.UNSIGNED
 
 

@@ -79,7 +79,7 @@ class _PublicKeys:
     async def refresh(self) -> None:
         """Ask, once for all who wait, and not again before the pause is over."""
         now = self._clock()
-        if self._fetch is None or (self._fetch.done() and now - self._asked_at >= KEYS_PAUSE_S):
+        if self._fetch is None or now - self._asked_at >= KEYS_PAUSE_S:  # by then the question before has ended
             self._asked_at = now
             self._fetch = asyncio.create_task(self._ask())
         await asyncio.wait({self._fetch})
