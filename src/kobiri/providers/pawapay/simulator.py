@@ -194,7 +194,7 @@ class NewPrediction(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_
 
 @dataclass(slots=True)
 class Payment:
-    """A deposit, payout or refund. `deposit` is the deposit that a refund gives back."""
+    """A deposit, payout or refund. `deposit` is what a refund gives back, `refunds` are those of a deposit."""
 
     kind: Kind
     id: str
@@ -203,7 +203,8 @@ class Payment:
     msisdn: str
     provider: str
     message: str | None = None
-    deposit: str | None = None
+    deposit: "Payment | None" = None
+    refunds: "list[Payment]" = field(default_factory=list)
     created_at: float = field(default_factory=time.time)
     status: str = ACCEPTED
     reason: str | None = None
@@ -223,7 +224,6 @@ class PawapaySimulator:
         self._stage = stage
         self._options: Options[PawapayOptions] = stage.options(PawapayOptions)
         self._payments = {kind: Requests(stage.settings.max_payments, self._settle) for kind in KINDS}
-        self._refunds: dict[str, list[Payment]] = {}
         self._keys: dict[int, ec.EllipticCurvePrivateKey] = {}
         self._stranger = ec.generate_private_key(ec.SECP256R1())
         self._transactions = count(1_000_000_000 + secrets.randbelow(1_000_000_000))
@@ -291,7 +291,7 @@ class PawapaySimulator:
         if deposit is None:
             raise Refused(_rejected("refund", refund_id, "DEPOSIT_NOT_FOUND"))
         rest = _minor(deposit.amount) - sum(
-            _minor(refund.amount) for refund in self._refunds.get(deposit.id, ()) if refund.status != FAILED
+            _minor(refund.amount) for refund in deposit.refunds if refund.status != FAILED
         )
         payment = Payment(
             kind="refund",
@@ -300,24 +300,11 @@ class PawapaySimulator:
             currency=new.currency or deposit.currency,
             msisdn=deposit.msisdn,
             provider=deposit.provider,
-            deposit=deposit.id,
+            deposit=deposit,
         )
-        if (code := self._wrong_with_refund(payment, deposit, rest)) is not None:
+        if (code := _wrong_with_refund(payment, deposit, rest)) is not None:
             raise Refused(_rejected("refund", refund_id, code))
         return payment
-
-    def _wrong_with_refund(self, refund: Payment, deposit: Payment, rest: int) -> str | None:
-        if deposit.status != COMPLETED:
-            return "DEPOSIT_NOT_COMPLETED"
-        if any(known.status not in FINAL for known in self._refunds.get(deposit.id, ())):
-            return "REFUND_IN_PROGRESS"
-        if rest == 0:
-            return "DEPOSIT_ALREADY_REFUNDED"
-        if (code := _wrong_with(refund)) is not None:
-            return code
-        if refund.currency != deposit.currency:
-            return "INVALID_CURRENCY"
-        return "AMOUNT_TOO_LARGE" if _minor(refund.amount) > rest else None
 
     def _check_open(self, payment: Payment) -> None:
         match self._options.now.availability:
@@ -330,7 +317,7 @@ class PawapaySimulator:
 
     def _accept(self, payment: Payment, cue: f.Cue) -> None:
         if payment.deposit is not None:
-            self._refunds.setdefault(payment.deposit, []).append(payment)
+            payment.deposit.refunds.append(payment)
         self._payments[payment.kind].add(payment.id, payment, self._verdicts(payment, cue))
         if self._callback_url(payment.kind) is not None:
             callback = self._stage.cue("callback", reference=payment.id, msisdn=payment.msisdn)
@@ -505,7 +492,6 @@ class PawapaySimulator:
     def restart(self) -> None:
         for payments in self._payments.values():
             payments.forget()
-        self._refunds.clear()
 
     # Callbacks.
 
@@ -635,6 +621,20 @@ def _wrong_with(payment: Payment) -> str | None:
     if not 0 < _minor(payment.amount) <= _minor(MAX_AMOUNT):
         return "AMOUNT_OUT_OF_BOUNDS"
     return None
+
+
+def _wrong_with_refund(refund: Payment, deposit: Payment, rest: int) -> str | None:
+    if deposit.status != COMPLETED:
+        return "DEPOSIT_NOT_COMPLETED"
+    if any(known.status not in FINAL for known in deposit.refunds):
+        return "REFUND_IN_PROGRESS"
+    if rest <= 0:
+        return "DEPOSIT_ALREADY_REFUNDED"
+    if (code := _wrong_with(refund)) is not None:
+        return code
+    if refund.currency != deposit.currency:
+        return "INVALID_CURRENCY"
+    return "AMOUNT_TOO_LARGE" if _minor(refund.amount) > rest else None
 
 
 def _minor(amount: str) -> int:
