@@ -94,6 +94,18 @@ class Settings(BaseSettings):
     zamtel_timeout_seconds: Seconds = 5
     zamtel_deadline_seconds: Seconds = 120
 
+    # pawaPay: the platform's account, a second road to all Zambian networks
+    pawapay_enabled: bool = True
+    pawapay_base_url: str | None = None
+    pawapay_mode: Literal["live", "test", "both"] | None = None
+    pawapay_api_token: SecretStr | None = None
+    pawapay_currency: Annotated[str | None, Field(pattern=r"^[A-Z]{3}$")] = None
+    pawapay_callback_signatures: Literal["off", "required"] | None = None
+    pawapay_callback_public_key: str | None = None
+    pawapay_webhook_secret: SecretStr | None = None
+    pawapay_webhook_secret_previous: SecretStr | None = None
+    pawapay_timeout_seconds: Seconds = 5
+
     # Payments
     idempotency_required: bool = True
     idempotency_ttl_seconds: Annotated[int, Field(ge=86_400, le=31_536_000)] = 86_400
@@ -121,7 +133,7 @@ class Settings(BaseSettings):
             return value
         return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
 
-    @field_validator("public_base_url", "mtn_base_url", "zamtel_base_url")
+    @field_validator("public_base_url", "mtn_base_url", "zamtel_base_url", "pawapay_base_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is None:

@@ -22,7 +22,6 @@ SECRETS = {
     "MTN_COLLECTION_PRIMARY_KEY": "hunter2",
     "OPERATOR_WEBHOOK_URL": "https://ops.example.com/hunter2",
     "OPERATOR_WEBHOOK_SECRET": "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1",
-
     "MTN_DISBURSEMENT_API_KEY": "hunter2",
     "MTN_DISBURSEMENT_SUBSCRIPTION_KEY": "hunter2",
     "MTN_WEBHOOK_SECRET": "hunter2",
@@ -32,6 +31,9 @@ SECRETS = {
     "ZAMTEL_CREDENTIAL": "hunter2",
     "ZAMTEL_WEBHOOK_SECRET": "hunter2",
     "ZAMTEL_WEBHOOK_SECRET_PREVIOUS": "hunter2",
+    "PAWAPAY_API_TOKEN": "hunter2",
+    "PAWAPAY_WEBHOOK_SECRET": "hunter2",
+    "PAWAPAY_WEBHOOK_SECRET_PREVIOUS": "hunter2",
 }
 
 
@@ -114,7 +116,9 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_setting_that_sounds_secret_is_kept_as_one() -> None:
     """A new password, key or token is a SecretStr from its first day."""
     secret_words = {"password", "secret", "key", "token", "pepper", "url"}
-    open_by_design = {"public_base_url", "mtn_base_url", "zamtel_base_url"}
+    open_by_design = {
+        "public_base_url", "mtn_base_url", "zamtel_base_url", "pawapay_base_url", "pawapay_callback_public_key",
+    }  # fmt: skip
     for name, field in Settings.model_fields.items():
         if secret_words & set(name.split("_")) and name not in open_by_design:
             assert SecretStr in getattr(field.annotation, "__args__", (field.annotation,)), name

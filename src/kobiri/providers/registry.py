@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from kobiri.config import Settings
 from kobiri.providers.base import Account, Build, ProviderSpec
 from kobiri.providers.mtn import adapter as mtn
+from kobiri.providers.pawapay import adapter as pawapay
 from kobiri.providers.zamtel import adapter as zamtel
 
 
@@ -22,9 +23,11 @@ class Registration:
     build: Build
 
 
+# The first of several roads is taken: direct ones stand before those over others.
 PROVIDERS = (
     Registration(mtn.SPEC, mtn.MtnProvider),
     Registration(zamtel.SPEC, zamtel.ZamtelProvider),
+    Registration(pawapay.SPEC, pawapay.PawapayProvider),
 )
 BY_ID = {entry.spec.id: entry for entry in PROVIDERS}
 
