@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from kobiri.config import Settings
+from kobiri.providers.airtel import adapter as airtel
 from kobiri.providers.base import Account, Build, ProviderSpec
 from kobiri.providers.mtn import adapter as mtn
 
@@ -21,7 +22,10 @@ class Registration:
     build: Build
 
 
-PROVIDERS = (Registration(mtn.SPEC, mtn.MtnProvider),)
+PROVIDERS = (
+    Registration(mtn.SPEC, mtn.MtnProvider),
+    Registration(airtel.SPEC, airtel.AirtelProvider),
+)
 BY_ID = {entry.spec.id: entry for entry in PROVIDERS}
 
 
