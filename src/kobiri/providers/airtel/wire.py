@@ -61,6 +61,7 @@ KEY_ENDS_EARLIER = timedelta(hours=6)
 MIN_NOTE, MAX_NOTE = 4, 64  # README 2 [C]
 NEUTRAL_NOTE = "Payment"
 NOT_IN_NOTES = re.compile(r"[^A-Za-z0-9]+")
+CODE = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)  # a sentence in a code's place may name a phone number
 TRANSACTION_ID = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 
 SIGNING_SECRET_BYTES = 69  # the base64 of a 32-byte key, a colon, the base64 of a 16-byte IV
@@ -161,7 +162,7 @@ class _Told:
 
     @property
     def unknown(self) -> Unknown:
-        told = " ".join(word for word in (cut(self.word), self.code) if word)
+        told = " ".join(word for word in (self.word, self.code) if word)
         return Unknown(f"HTTP {self.http_status} {told}".rstrip(), outage=_is_outage(self.http_status, readable=True))
 
     def is_about(self, reference: ProviderReference) -> bool:
@@ -439,9 +440,9 @@ def _words(status: int, body: bytes) -> _Told | None:
         answer = read_object(body)
         said = inner(answer.get("status"))
         transaction = inner(inner(answer.get("data")).get("transaction"))
-        word = text(transaction.get("status"))
+        word = (text(transaction.get("status")) or "").strip().rstrip(".").upper()
         codes = [
-            cut(text(code, numbers=True))
+            text(code, numbers=True) or ""
             for code in (
                 said.get("response_code"), answer.get("status_code"), said.get("result_code"), answer.get("error"),
             )
@@ -450,10 +451,10 @@ def _words(status: int, body: bytes) -> _Told | None:
         text(transaction.get("id"), numbers=True)
     except Strange:
         return None
-    told = [code for code in codes if code is not None]
+    told = [code for code in codes if CODE.fullmatch(code)]
     return _Told(
         http_status=status,
-        word=None if word is None else word.strip().rstrip(".").upper() or None,
+        word=(word if CODE.fullmatch(word) else "?") if word else None,
         code=told[0] if told else None,
         codes=frozenset(told),
         message=message,
