@@ -67,7 +67,7 @@ Respond = Callable[[web.Request], Awaitable[web.Response]]
 
 @cache
 def private_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65_537, key_size=1024)
+    return rsa.generate_private_key(public_exponent=65_537, key_size=1024)  # noqa: S505  # Airtel's own size
 
 
 def public_key() -> str:
@@ -378,7 +378,7 @@ async def test_without_a_key_nothing_that_needs_it_is_sent(
 
 
 @pytest.mark.parametrize("changes", [{"public_key": "nonsense"}, {"sign_messages": "on", "pin_padding": "oaep-sha256"}])
-async def test_a_key_that_cannot_be_used_sends_nothing(airtel: Airtel, changes: dict[str, str]) -> None:
+async def test_a_key_that_cannot_be_used_sends_nothing(airtel: Airtel, changes: dict[str, Any]) -> None:
     async with provider_at(airtel.url, **changes) as provider:
         outcome = await send(provider, PAYOUT)
         told = await provider.check(within_s=5)
@@ -559,8 +559,8 @@ async def test_the_account_is_what_a_provider_is(airtel: Airtel) -> None:
     assert not SPEC.operations["refund"].dedupes
     assert SPEC.operations["refund"].status_query == "none"
     for kind in ("collection", "payout"):
-        assert SPEC.operations[kind].dedupes  # type: ignore[index]
-        assert SPEC.operations[kind].status_query == "soft"  # type: ignore[index]
+        assert SPEC.operations[kind].dedupes
+        assert SPEC.operations[kind].status_query == "soft"
     assert SPEC.is_sandbox("https://openapiuat.airtel.co.zm", {})
     assert not SPEC.is_sandbox("https://openapi.airtel.co.zm/uat", {})
 
@@ -778,5 +778,5 @@ async def test_an_answer_lost_after_it_was_done_is_found(simulate: StartSimulato
 
 async def test_what_never_arrived_is_softly_not_found(simulate: StartSimulator) -> None:
     provider = await (await simulate()).provider()
-    for kind in ("collection", "payout"):
-        assert await provider.find(kind, REFERENCE, within_s=5) == NotFound(firm=False)  # type: ignore[arg-type]
+    for kind in SPEC.operations.keys() - {"refund"}:
+        assert await provider.find(kind, REFERENCE, within_s=5) == NotFound(firm=False)
