@@ -73,7 +73,7 @@ class Airtel:
         async with self.http.request(method, self.url + path, **options) as answer:
             return Answer(answer.status, await answer.read())
 
-    async def log_in(self, client_id: str = "someone", secret: str = "any", **changes: Any) -> Answer:
+    async def log_in(self, client_id: str = "someone", secret: str = "any", **changes: Any) -> Answer:  # noqa: S107
         asked = {"client_id": client_id, "client_secret": secret, "grant_type": "client_credentials", **changes}
         answer = await self.call("POST", "/airtel/auth/oauth2/token", json=asked)
         if answer.status == 200:

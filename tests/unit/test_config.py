@@ -22,6 +22,11 @@ SECRETS = {
     "MTN_COLLECTION_PRIMARY_KEY": "hunter2",
     "MTN_WEBHOOK_SECRET": "hunter2",
     "MTN_WEBHOOK_SECRET_PREVIOUS": "hunter2",
+    "AIRTEL_CLIENT_SECRET": "hunter2",
+    "AIRTEL_PIN": "hunter2",
+    "AIRTEL_CALLBACK_KEY": "hunter2",
+    "AIRTEL_WEBHOOK_SECRET": "hunter2",
+    "AIRTEL_WEBHOOK_SECRET_PREVIOUS": "hunter2",
 }
 
 
