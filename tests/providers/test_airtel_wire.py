@@ -99,10 +99,18 @@ def test_a_payout_is_written_as_airtel_wants_it() -> None:
     assert wire.collection_enquiry(REFERENCE) == f"/standard/v1/payments/{ID}"
 
 
+@pytest.mark.parametrize(
+    ("minor", "written"), [(1, b"0.01"), (10, b"0.10"), (1_050, b"10.50"), (10_000, b"100"), (10**15, b"1" + b"0" * 13)]
+)
+def test_an_amount_is_written_digit_by_digit(minor: int, written: bytes) -> None:
+    body = wire.collection_body(collection(money=Money(minor, "ZMW")), "ZM")
+    assert b'{"amount":' + written + b"," in body
+
+
 @given(st.integers(1, 10**15))
-@example(9_007_199_254_740_993)  # a float would round it
+@example(10**15)
 def test_an_amount_is_an_exact_number_of_at_most_two_decimals(minor: int) -> None:
-    money = Money(min(minor, 10**15), "ZMW")
+    money = Money(minor, "ZMW")
     written = wire.collection_body(collection(money=money), "ZM")
     told = read_object(written)["transaction"]
     assert isinstance(told, dict)
@@ -223,6 +231,7 @@ NO_ROUTE = b'{"message":"no Route matched with those values"}'
         (500, refused(dp008(1005), message="Msisdn Not Found"), Unknown(f"HTTP 500 {dp008(1005)}")),
         (200, refused(dp008(1000)), Unknown(f"HTTP 200 {dp008(1000)}", outage=False)),
         (200, body("TF", dp008(1000)), Unknown(f"HTTP 200 TF {dp008(1000)}", outage=False)),
+        (200, refused(dp008(1007), result_code="ESB000001"), Unknown(f"HTTP 200 {dp008(1007)}", outage=False)),
         (200, refused(dp008(1002)), Declined(FIRM.PAYER_DECLINED, dp008(1002))),
         (200, refused(dp008(1003)), Declined(FIRM.PAYER_LIMIT_REACHED, dp008(1003))),
         (200, refused(dp008(1004)), Declined(FIRM.PROVIDER_REJECTED, dp008(1004))),
@@ -330,6 +339,7 @@ def lost(reason: str, *, outage: bool = False) -> Unknown:
         (200, refused(dp008(1007)), Declined(FIRM.INSUFFICIENT_FUNDS, dp008(1007))),
         (200, refused(dp008(1025)), Declined(FIRM.PROVIDER_REJECTED, dp008(1025))),
         (200, refused(dp008(1000)), lost(f"HTTP 200 {dp008(1000)}")),
+        (200, refused(dp008(1007), result_code="ESB000001"), lost(f"HTTP 200 {dp008(1007)}")),
         (200, refused(dp008(1017)), lost(f"HTTP 200 {dp008(1017)}")),
         (200, body("TF", dp008(1024)), lost(f"HTTP 200 TF {dp008(1024)}")),
         (504, b"", lost("HTTP 504", outage=True)),
@@ -524,7 +534,8 @@ def test_a_hash_is_of_the_transaction_as_it_came(content: bytes, authenticity: A
 
 WORDS = st.sampled_from(
     ["transaction", "data", "status", "id", "code", "response_code", "result_code", "status_code", "error", "hash",
-     "airtel_money_id", "success", "TS", "TF", "TA", "TIP", "SUCCESS", ID, *wire.DOUBT, *wire.PAID, *wire.DUPLICATE]
+     "airtel_money_id", "success", "TS", "TF", "TA", "TIP", "SUCCESS", ID, *wire.DOUBT, *wire.PAID, *wire.DUPLICATE,
+     *wire.REFUND_REASONS, *wire.PAYOUT_REASONS]
 )  # fmt: skip
 ANY_JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | WORDS,
