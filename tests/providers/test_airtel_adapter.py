@@ -19,7 +19,9 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic import SecretStr
 
+from kobiri.config import Settings
 from kobiri.domain.ids import ProviderReference, new_provider_reference
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
@@ -34,9 +36,11 @@ from kobiri.domain.outcome import (
     Succeeded,
     Unknown,
 )
+from kobiri.providers import registry
 from kobiri.providers.airtel import simulator
 from kobiri.providers.airtel.adapter import SPEC, AirtelProvider
 from kobiri.providers.base import Account, Authenticity, Callback, Collection, Payout, Provider, Refund
+from kobiri.providers.tokens import RENEW_PAUSE_S
 from kobiri.simulator.app import SimulatorSettings, build
 
 DEADLINE_S = 10.0
@@ -463,6 +467,18 @@ async def test_a_token_is_renewed_behind_the_scenes_before_it_ends(
     assert len(airtel.tokens) == 2
 
 
+async def test_renewal_is_not_hammered(airtel: Airtel, provider: AirtelProvider, clock: Clock) -> None:
+    await send(provider)
+    clock.now_s += 150
+    airtel.on_token = answer(503)
+    for _ in range(10):
+        assert await send(provider) == Accepted()
+    assert len(airtel.tokens) == 2
+    clock.now_s += RENEW_PAUSE_S
+    while len(airtel.tokens) < 3:
+        assert await send(provider) == Accepted()
+
+
 async def test_an_ended_token_is_not_used(airtel: Airtel, provider: AirtelProvider, clock: Clock) -> None:
     await send(provider)
     clock.now_s += 180
@@ -562,7 +578,35 @@ async def test_the_account_is_what_a_provider_is(airtel: Airtel) -> None:
         assert SPEC.operations[kind].dedupes
         assert SPEC.operations[kind].status_query == "soft"
     assert SPEC.is_sandbox("https://openapiuat.airtel.co.zm", {})
+    assert SPEC.is_sandbox("https://openapiuat.airtel.africa:443", {})
     assert not SPEC.is_sandbox("https://openapi.airtel.co.zm/uat", {})
+    assert not SPEC.is_sandbox("https://equator.example.com", {})
+
+
+def test_the_platforms_account_comes_from_the_environment() -> None:
+    settings = Settings(
+        airtel_client_id="canary-client",
+        airtel_client_secret=SecretStr("canary-secret"),
+        airtel_pin=SecretStr("1357924680"),
+        airtel_base_url="https://openapi.airtel.co.zm",
+        public_base_url="https://pay.example.com",
+    )
+    assert registry.platform_account(Settings(airtel_client_id="canary-client"), SPEC) is None
+    account = registry.platform_account(settings, SPEC)
+    assert account is not None
+    assert account.modes == {"live"}
+    assert (account.answer_within_s, account.deadline_s) == (8, 8)
+    assert account.callback_url == "https://pay.example.com/api/v1/webhooks/airtel"
+    assert account.values == {
+        "client_id": "canary-client",
+        "client_secret": "canary-secret",
+        "pin": "1357924680",
+        "country": "ZM",
+        "collection_version": "v1",
+        "pin_padding": "pkcs1",
+        "sign_messages": "off",
+    }
+    assert {f"airtel_{field.name}" for field in SPEC.fields} <= set(Settings.model_fields)
 
 
 async def test_a_check_asks_for_a_key_where_one_is_needed(airtel: Airtel) -> None:

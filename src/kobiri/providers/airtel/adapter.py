@@ -37,7 +37,7 @@ SPEC = ProviderSpec(
     id="airtel",
     name="Airtel Money",
     base_url="https://openapiuat.airtel.co.zm",
-    is_sandbox=lambda url, _values: "uat" in (urlsplit(url).hostname or ""),
+    is_sandbox=lambda url, _values: any(label.endswith("uat") for label in (urlsplit(url).hostname or "").split(".")),
     networks=frozenset({"airtel"}),
     countries=frozenset({"ZM"}),
     operations={
@@ -168,12 +168,9 @@ class AirtelProvider:
     ) -> Outcome:
         """Send a money request, sealed and signed as the account wants it: the bytes that were signed are sent."""
         ends_at = time.monotonic() + within_s
-        key: Token[RSAPublicKey] | None = None
-        if seals or self._signs:
-            got = await self._key(within_s / 2)
-            if isinstance(got, NotSent):
-                return got
-            key = got
+        key = await self._key(within_s / 2) if seals or self._signs else None
+        if isinstance(key, NotSent):
+            return key
         try:
             body = write(None if key is None else key.value)
             signature = self._signature(body, key.value) if self._signs and key is not None else {}
@@ -181,16 +178,9 @@ class AirtelProvider:
             return NotSent(str(error), outage=False)
 
         async def send(bearer: Bearer, deadline_s: float) -> Outcome | wire.TokenRefused:
+            headers = {**bearer.value, **signature, "Content-Type": "application/json"}
             try:
-                answer = await net.send_once(
-                    self._session,
-                    "POST",
-                    self._base_url + path,
-                    headers={**bearer.value, **signature, "Content-Type": "application/json"},
-                    body=body,
-                    deadline_s=deadline_s,
-                    first_byte_before=first_byte_before,
-                )
+                answer = await self._send_once(path, headers, body, deadline_s, first_byte_before)
             except (net.NotSent, net.MaybeSent) as error:
                 return error.outcome
             return answer.heed(read(answer.status, answer.body))
@@ -201,6 +191,19 @@ class AirtelProvider:
         if isinstance(outcome, Declined) and outcome.provider_code in wire.DOUBTS_KEY:
             self._keys.forget(key)
         return outcome
+
+    async def _send_once(
+        self, path: str, headers: dict[str, str], body: bytes, deadline_s: float, first_byte_before: float | None
+    ) -> net.Answer:
+        return await net.send_once(
+            self._session,
+            "POST",
+            self._base_url + path,
+            headers=headers,
+            body=body,
+            deadline_s=deadline_s,
+            first_byte_before=first_byte_before,
+        )
 
     @property
     def _signs(self) -> bool:
