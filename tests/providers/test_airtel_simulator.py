@@ -393,7 +393,8 @@ async def test_numbers_behave(sim: Airtel, digits: str, word: str, code: str) ->
     assert await sim.charged(reference) == (word == "TS")
 
 
-async def test_numbers_that_are_refused_stay_open_or_change_their_mind(sim: Airtel) -> None:
+async def test_numbers_that_are_refused_stay_open_or_change_their_mind(start: Start) -> None:
+    sim = await start(slow_ms=2_000)  # long enough to be seen in between
     unknown, broken, lost, open_, doubtful = (ref() for _ in range(5))
 
     refused = await sim.collect(unknown, payer=TEST + "405")
@@ -664,7 +665,7 @@ async def test_a_hash_is_of_the_transaction(start: Start, shop: Shop, over: str)
 
 
 async def test_callbacks_may_tell_what_is_not_final(start: Start, shop: Shop) -> None:
-    sim = await start(callback_url=shop.url, callback_on="all", prompt_ms=200)
+    sim = await start(callback_url=shop.url, callback_on="all", prompt_ms=500)
     await sim.collect()
 
     told = await shop.wait(2)
@@ -755,11 +756,14 @@ async def test_the_payer_decides(sim: Airtel, decision: str, word: str, code: st
     assert (settled.word, settled.code) == (word, code)
 
 
-async def test_a_failure_may_be_taken_back(sim: Airtel) -> None:
+async def test_a_failure_may_be_taken_back(start: Start, shop: Shop) -> None:
+    sim = await start(callback_url=shop.url)
     await sim.fault("late_success", ms=50, after_failure=True)
     await sim.collect(reference := ref())
 
-    await sim.settled(reference, "TF")
+    told = await shop.wait(2)
+
+    assert sorted(one["transaction"]["status_code"] for one in told) == ["TF", "TS"]
     await sim.settled(reference, "TS")
     assert await sim.charged(reference) == 1
 
