@@ -106,6 +106,23 @@ class Settings(BaseSettings):
     pawapay_webhook_secret_previous: SecretStr | None = None
     pawapay_timeout_seconds: Seconds = 5
 
+    # Airtel Money: the platform's account, in the same way.
+    airtel_enabled: bool = True
+    airtel_base_url: str | None = None
+    airtel_mode: Literal["live", "test", "both"] | None = None
+    airtel_client_id: str | None = None
+    airtel_client_secret: SecretStr | None = None
+    airtel_country: Literal["ZM"] | None = None
+    airtel_collection_version: Literal["v1", "v2"] | None = None
+    airtel_pin: SecretStr | None = None
+    airtel_pin_padding: Literal["pkcs1", "oaep-sha1", "oaep-sha256"] | None = None
+    airtel_public_key: str | None = None
+    airtel_sign_messages: Literal["off", "on"] | None = None
+    airtel_callback_key: SecretStr | None = None
+    airtel_webhook_secret: SecretStr | None = None
+    airtel_webhook_secret_previous: SecretStr | None = None
+    airtel_timeout_seconds: Seconds = 8
+
     # Payments
     idempotency_required: bool = True
     idempotency_ttl_seconds: Annotated[int, Field(ge=86_400, le=31_536_000)] = 86_400
@@ -133,7 +150,7 @@ class Settings(BaseSettings):
             return value
         return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
 
-    @field_validator("public_base_url", "mtn_base_url", "zamtel_base_url", "pawapay_base_url")
+    @field_validator("public_base_url", "mtn_base_url", "airtel_base_url", "zamtel_base_url", "pawapay_base_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is None:

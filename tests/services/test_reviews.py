@@ -181,7 +181,7 @@ async def test_the_evidence_is_all_there_is(make_api: ApiFactory, simulator: Sim
     evidence = await reviews.evidence(gateway(api).db, PaymentId(payment_id))
     assert evidence.tenant == "shop"
     assert [event.type for event in evidence.history] == await history(api, payment_id)
-    assert evidence.earlier == evidence.callbacks == []
+    assert (evidence.earlier, evidence.callbacks) == ([], [])
 
 
 # --- the word to the operator ---------------------------------------------------------------------------------------

@@ -34,6 +34,11 @@ SECRETS = {
     "PAWAPAY_API_TOKEN": "hunter2",
     "PAWAPAY_WEBHOOK_SECRET": "hunter2",
     "PAWAPAY_WEBHOOK_SECRET_PREVIOUS": "hunter2",
+    "AIRTEL_CLIENT_SECRET": "hunter2",
+    "AIRTEL_PIN": "hunter2",
+    "AIRTEL_CALLBACK_KEY": "hunter2",
+    "AIRTEL_WEBHOOK_SECRET": "hunter2",
+    "AIRTEL_WEBHOOK_SECRET_PREVIOUS": "hunter2",
 }
 
 
@@ -117,7 +122,8 @@ def test_every_setting_that_sounds_secret_is_kept_as_one() -> None:
     """A new password, key or token is a SecretStr from its first day."""
     secret_words = {"password", "secret", "key", "token", "pepper", "url"}
     open_by_design = {
-        "public_base_url", "mtn_base_url", "zamtel_base_url", "pawapay_base_url", "pawapay_callback_public_key",
+        "public_base_url", "mtn_base_url", "airtel_base_url", "airtel_public_key", "zamtel_base_url",
+        "pawapay_base_url", "pawapay_callback_public_key",
     }  # fmt: skip
     for name, field in Settings.model_fields.items():
         if secret_words & set(name.split("_")) and name not in open_by_design:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from kobiri.config import Settings
+from kobiri.providers.airtel import adapter as airtel
 from kobiri.providers.base import Account, Build, ProviderSpec
 from kobiri.providers.mtn import adapter as mtn
 from kobiri.providers.pawapay import adapter as pawapay
@@ -26,6 +27,7 @@ class Registration:
 # The first of several roads is taken: direct ones stand before those over others.
 PROVIDERS = (
     Registration(mtn.SPEC, mtn.MtnProvider),
+    Registration(airtel.SPEC, airtel.AirtelProvider),
     Registration(zamtel.SPEC, zamtel.ZamtelProvider),
     Registration(pawapay.SPEC, pawapay.PawapayProvider),
 )

@@ -1,0 +1,785 @@
+"""Airtel Money's Open API on the wire. What is known of it, and how well: docs/simulator.md."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import count
+from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from aiohttp import web
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.padding import PKCS7
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Meta
+
+from kobiri.simulator import faults as f
+from kobiri.simulator.answers import Refused, json_answer, peek, same
+from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
+from kobiri.simulator.stage import CallbackOrder, Change, Options, OrderError, Outgoing, Stage
+
+MAX_TOKENS: Final = 100_000
+COUNTRY, CURRENCY, CALLING_CODE = "ZM", "ZMW", "260"
+
+# Paid, failed, ambiguous, in progress, expired.
+TS, TF, TA, TIP, TE = "TS", "TF", "TA", "TIP", "TE"
+FINAL: Final = frozenset({TS, TF, TE})
+
+Kind = Literal["collection", "payout"]
+OPERATIONS: Final[Mapping[Kind, str]] = {"collection": "create", "payout": "payout"}
+SERIES: Final[Mapping[Kind, str]] = {"collection": "DP0080000", "payout": "DP0090000"}
+
+MESSAGES: Final[Mapping[str, str]] = {
+    "DP00800001000": "The transaction is in an ambiguous state.",
+    "DP00800001002": "Incorrect PIN.",
+    "DP00800001003": "The payer's limit is exceeded.",
+    "DP00800001004": "The amount is below the minimum.",
+    "DP00800001005": "The payer did not enter the PIN.",
+    "DP00800001007": "Not enough balance.",
+    "DP00800001008": "The transaction was refused.",
+    "DP00800001009": "Do not honour.",
+    "DP00800001010": "Transaction not permitted to payee.",
+    "DP00800001024": "The transaction timed out.",
+    "DP00800001029": "The transaction has expired.",
+    "DP00900001000": "The transaction is in an ambiguous state.",
+    "DP00900001003": "The daily maximum is reached.",
+    "DP00900001004": "Invalid amount.",
+    "DP00900001005": "The transaction failed.",
+    "DP00900001007": "Insufficient funds.",
+    "DP00900001009": "Invalid initiatee.",
+    "DP00900001010": "User not allowed.",
+    "DP00900001012": "Invalid mobile number.",
+    "DP00900001013": "The transaction was refused.",
+    "DP00900001014": "The transaction timed out.",
+    "DP00900001019": "Sender or payer is barred.",
+}
+
+WORDS: Final[Mapping[Kind, Words]] = {
+    "collection": Words(
+        paid=(TS, None),
+        rejected=(TF, "DP00800001008"),
+        expired=(TE, "DP00800001029"),
+        no_funds=(TF, "DP00800001007"),
+        broken=(TF, "DP00800001009"),
+    ),
+    "payout": Words(
+        paid=(TS, None),
+        rejected=(TF, "DP00900001013"),
+        expired=(TE, "DP00900001005"),
+        no_funds=(TF, "DP00900001007"),
+        broken=(TF, "DP00900001005"),
+    ),
+}
+
+# Airtel has no test numbers that we know of; these are ours. 4 and the last two digits of the code that comes of it.
+TEST_BLOCK: Final = "970000"
+COLLECTION_FAILURES: Final = frozenset({"402", "403", "404", "407", "408", "409", "410", "424"})
+PAYOUT_FAILURES: Final = frozenset({"403", "404", "405", "407", "409", "410", "412", "413", "419"})
+
+AMOUNT: Final = re.compile(rb"[0-9]{1,15}(\.[0-9]{1,3})?")
+MSISDN: Final = re.compile(r"[0-9]{9}")
+TRANSACTION_ID: Final = re.compile(r"[A-Za-z0-9]{5,80}")
+URL_MAX: Final = 2048
+
+WRONG_KEY: Final = b"not the key of the portal"
+FORGED_AIRTEL_MONEY_ID: Final = "MP000000.0000.X00000"
+INVALID_TOKEN: Final = {
+    "error": "invalid_token",
+    "error_description": "The access token is invalid or has expired",
+}
+INVALID_CLIENT: Final = {"error": "invalid_client", "error_description": "Invalid client authentication"}
+GATEWAY_TIMEOUT: Final = "<html><body><h1>504 Gateway Time-out</h1></body></html>"
+
+PIN: Final = "2468"
+
+# An account that this simulator takes as it stands; demos and tests use it.
+ACCOUNT_VALUES: Final[Mapping[str, str]] = {
+    "client_id": "5a9f2c6e-0000-4000-8000-000000000002",
+    "client_secret": "simulated-client-secret",
+    "country": "ZM",
+    "collection_version": "v1",
+    "pin": PIN,
+    "pin_padding": "pkcs1",
+    "sign_messages": "off",
+}
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
+
+
+class AirtelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How this Airtel behaves; where the sources disagree, both behaviours can be chosen."""
+
+    client_id: str | None = None
+    client_secret: str | None = None
+    open_credentials: bool = True
+    token_ttl_s: Annotated[int, Meta(ge=1, le=86_400)] = 180
+    expires_in_as: Literal["string", "number"] = "string"
+    token_refusal: Literal["401", "403"] = "403"  # noqa: S105
+    collection_versions: tuple[Literal["v1", "v2"], ...] = ("v1", "v2")
+    pin: str = PIN
+    pin_padding: Literal["pkcs1", "oaep-sha1", "oaep-sha256"] = "pkcs1"
+    key_bits: Literal[1024, 2048] = 1024
+    key_ttl_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 604_800
+    signing: Literal["optional", "required"] = "optional"
+    prompt_ms: Milliseconds = 400
+    slow_ms: Milliseconds = 45_000
+    payout_ms: Milliseconds = 0
+    status_code_as: Literal["string", "number"] = "string"
+    paid_code: Literal["1001", "1006"] = "1001"
+    success_beside_ts: bool = True
+    duplicate_code: Literal["1011", "1017"] = "1011"
+    callback_url: Annotated[str, Meta(max_length=URL_MAX)] | None = None
+    callback_key: str | None = None
+    callback_hash: Literal["raw", "compact"] = "raw"
+    callback_on: Literal["final", "all"] = "final"
+    callback_retry_ms: Annotated[tuple[Milliseconds, ...], Meta(max_length=50)] = ()
+
+
+class TokenRequest(msgspec.Struct, frozen=True):
+    client_id: str
+    client_secret: str
+    grant_type: str
+
+
+class Subscriber(msgspec.Struct, frozen=True):
+    msisdn: str
+    country: str | None = None
+    currency: str | None = None
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """`amount` as it was written: it must be a JSON number, and stays exact."""
+
+    id: str
+    amount: msgspec.Raw = msgspec.Raw(b"null")
+    country: str | None = None
+    currency: str | None = None
+    type: str | None = None
+
+
+class CollectionRequest(msgspec.Struct, frozen=True):
+    reference: Annotated[str, Meta(min_length=1)]
+    subscriber: Subscriber
+    transaction: Terms
+
+
+class Payee(msgspec.Struct, frozen=True):
+    msisdn: str
+    currency: str | None = None
+
+
+class PayoutRequest(msgspec.Struct, frozen=True):
+    payee: Payee
+    reference: Annotated[str, Meta(min_length=1)]
+    transaction: Terms
+    pin: str = ""
+
+
+class Refunded(msgspec.Struct, frozen=True):
+    airtel_money_id: str
+
+
+class RefundRequest(msgspec.Struct, frozen=True):
+    transaction: Refunded
+
+
+@dataclass(slots=True)
+class Transaction:
+    """`msisdn` is the whole number, with the country's code; `refunded`: it was taken back, or will be."""
+
+    kind: Kind
+    id: str
+    amount: str
+    msisdn: str
+    created_at: float
+    status: str = TIP
+    reason: str | None = None
+    airtel_money_id: str | None = None
+    refunded: bool = False
+
+
+def build(stage: Stage) -> web.Application:
+    return AirtelSimulator(stage).application()
+
+
+class AirtelSimulator:
+    """One Airtel, with its tokens, its key pair and its transactions in memory."""
+
+    error_shapes = frozenset({"status", "status_code", "error", "html", "empty"})
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._options: Options[AirtelOptions] = stage.options(AirtelOptions)
+        self._tokens: OrderedDict[str, float] = OrderedDict()
+        self._transactions = Requests(stage.settings.max_payments, self._settle)
+        self._refunds = Requests(stage.settings.max_payments, self._settle_refund)
+        self._paid: OrderedDict[str, Transaction] = OrderedDict()
+        self._numbers = count(1)
+        stage.actor = self
+
+    def application(self) -> web.Application:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.post("/auth/oauth2/token", self._token),
+                web.get("/v1/rsa/encryption-keys", self._encryption_key),
+                web.post("/merchant/{version:v[12]}/payments{slash:/?}", self._collect),
+                web.get("/standard/v1/payments/{id}", self._collection_status),
+                web.post("/standard/v1/payments/refund", self._refund),
+                web.post("/standard/{version:v[12]}/disbursements{slash:/?}", self._pay_out),
+                web.get("/standard/{version:v[12]}/disbursements/{id}", self._payout_status),
+                web.route("*", "/{rest:.*}", _no_route),
+            ]
+        )
+        return app
+
+    # Tokens and the encryption key.
+
+    async def _token(self, request: web.Request) -> web.Response:
+        async def process() -> web.Response:
+            _check_json(request)
+            asked = peek(await request.read(), TokenRequest)
+            if asked is None or asked.grant_type != "client_credentials":
+                raise Refused(json_answer(400, {"error": "invalid_request"}))
+            if not self._knows(asked):
+                raise Refused(json_answer(400, INVALID_CLIENT))
+            options = self._options.now
+            token = secrets.token_urlsafe(24)
+            self._tokens[token] = time.time() + options.token_ttl_s
+            if len(self._tokens) > MAX_TOKENS:
+                self._tokens.popitem(last=False)
+            lives = options.token_ttl_s if options.expires_in_as == "number" else str(options.token_ttl_s)
+            return json_answer(200, {"access_token": token, "expires_in": lives, "token_type": "bearer"})
+
+        return await self._stage.play(request, self._stage.cue("token"), process)
+
+    def _knows(self, asked: TokenRequest) -> bool:
+        options = self._options.now
+        if options.client_id is not None and same(asked.client_id, options.client_id):
+            return options.client_secret is not None and same(asked.client_secret, options.client_secret)
+        return options.open_credentials and bool(asked.client_id) and bool(asked.client_secret)
+
+    async def _encryption_key(self, request: web.Request) -> web.Response:
+        async def process() -> web.Response:
+            self._admit(request, "collection")
+            options = self._options.now
+            key = _private_key(options.key_bits).public_key()
+            der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            ends = datetime.now(UTC) + timedelta(seconds=options.key_ttl_s)
+            data = {
+                "key_id": 100,
+                "key": base64.b64encode(der).decode(),
+                "valid_upto": ends.strftime("%d-%m-%Y %H:%M:%S"),
+            }
+            return self._said("DP02010001001", "SUCCESS", success=True, data=data)
+
+        return await self._stage.play(request, self._stage.cue("check"), process)
+
+    # What every call with a token must bring.
+
+    def _admit(self, request: web.Request, kind: Kind) -> None:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or self._tokens.get(token.strip(), 0.0) <= time.time():
+            raise Refused(json_answer(int(self._options.now.token_refusal), INVALID_TOKEN))
+        country = request.headers.get("X-Country")
+        if not country:
+            raise Refused(json_answer(400, {"status_message": "Partner 1 not found", "status_code": "ROUTER110"}))
+        if country != COUNTRY:
+            raise self._invalid(kind, "Invalid Country Code", "ESB000034", http_status=400)
+        currency = request.headers.get("X-Currency")
+        if currency is None:
+            raise Refused(
+                self._said(None, "Missing header 'x-wallet-id'", result_code="ESB000008", code="400", success=False)
+            )
+        if currency != CURRENCY:
+            raise self._invalid(kind, "Invalid/Missing Currency", "ESB000035")
+
+    def _admit_signed(self, request: web.Request, kind: Kind, body: bytes) -> None:
+        _check_json(request)
+        self._admit(request, kind)
+        signature, key = request.headers.get("x-signature"), request.headers.get("x-key")
+        if signature is None and key is None and self._options.now.signing == "optional":
+            return
+        if not self._is_signed(body, signature or "", key or ""):
+            code = "DP00800001026" if kind == "collection" else "DP00900001016"
+            raise Refused(self._said(code, "X-signature and payload did not match", success=False))
+
+    def _is_signed(self, body: bytes, signature: str, key: str) -> bool:
+        """Take key and IV out of x-key, encrypt the body that came, and compare."""
+        try:
+            aes_key, iv = (base64.b64decode(part, validate=True) for part in self._unsealed(key).split(b":"))
+            padder = PKCS7(128).padder()
+            encryptor = Cipher(algorithms.AES256(aes_key), modes.CBC(iv)).encryptor()
+            encrypted = encryptor.update(padder.update(body) + padder.finalize()) + encryptor.finalize()
+            return hmac.compare_digest(encrypted, base64.b64decode(signature, validate=True))
+        except (ValueError, binascii.Error):
+            return False
+
+    def _unsealed(self, sealed: str) -> bytes:
+        """Decrypt what was written for us. Raises ValueError."""
+        options = self._options.now
+        return _private_key(options.key_bits).decrypt(
+            base64.b64decode(sealed, validate=True), _padding(options.pin_padding)
+        )
+
+    # Collections.
+
+    async def _collect(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        peeked = peek(body, CollectionRequest)
+        reference = None if peeked is None else peeked.transaction.id
+        msisdn = None if peeked is None else _international(peeked.subscriber.msisdn)
+        cue = self._stage.cue("create", reference=reference, msisdn=msisdn)
+
+        async def process() -> web.Response:
+            if request.match_info["version"] not in self._options.now.collection_versions:
+                return await _no_route(request)
+            self._admit_signed(request, "collection", body)
+            ask = self._decoded(body, CollectionRequest, "collection")
+            transaction = self._checked("collection", ask.transaction, ask.subscriber.msisdn, cue)
+            digits = _test_digits(transaction)
+            if digits == "405":
+                raise Refused(self._said("DP00800001005", "Msisdn Not Found", code="400", success=False, status=400))
+            if digits == "500":
+                raise Refused(
+                    self._said("DP00800001005", "Something Went Wrong", code="500", success=False, status=500)
+                )
+            self._accept(transaction, self._collection_verdicts(transaction, cue))
+            if digits == "504":
+                return _gateway_timeout()
+            data = {"transaction": {"id": transaction.id, "status": "SUCCESS"}}
+            return self._said("DP00800001006", "SUCCESS", success=True, data=data)
+
+        return await self._stage.play(request, cue, process)
+
+    def _collection_verdicts(self, transaction: Transaction, cue: f.Cue) -> Sequence[Verdict]:
+        """What will happen to a collection: its faults first, then its test number, and approval otherwise."""
+        options = self._options.now
+        if (told := faulted(self._stage.faults, cue, options.prompt_ms, WORDS["collection"])) is not None:
+            return told
+        digits = _test_digits(transaction)
+        special: dict[str, list[Verdict]] = {
+            "400": [Verdict(options.prompt_ms, TA, "DP00800001000")],
+            "415": [Verdict(options.prompt_ms, TF, "DP00800001005")],
+            "429": [Verdict(options.prompt_ms, TE, "DP00800001029")],
+            "453": [],
+            "454": [Verdict(options.slow_ms, TS)],
+            "455": [Verdict(options.prompt_ms, TA, "DP00800001000"), Verdict(options.slow_ms, TS)],
+        }
+        if digits in COLLECTION_FAILURES:
+            return [Verdict(options.prompt_ms, TF, f"DP008000010{digits[1:]}")]
+        return special.get(digits, [Verdict(options.prompt_ms, TS)])
+
+    # Payouts.
+
+    async def _pay_out(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        peeked = peek(body, PayoutRequest)
+        reference = None if peeked is None else peeked.transaction.id
+        msisdn = None if peeked is None else _international(peeked.payee.msisdn)
+        cue = self._stage.cue("payout", reference=reference, msisdn=msisdn)
+
+        async def process() -> web.Response:
+            self._admit_signed(request, "payout", body)
+            ask = self._decoded(body, PayoutRequest, "payout")
+            self._check_pin(ask.pin)
+            transaction = self._checked("payout", ask.transaction, ask.payee.msisdn, cue)
+            self._accept(transaction, self._payout_verdicts(transaction, cue))
+            if _test_digits(transaction) == "504":
+                return _gateway_timeout()
+            return self._view(transaction, Change(), first=True)
+
+        return await self._stage.play(request, cue, process)
+
+    def _check_pin(self, sealed: str) -> None:
+        if not sealed:
+            raise self._invalid("payout", "Missing header/body params", "ESB000008")
+        try:
+            right = hmac.compare_digest(self._unsealed(sealed), self._options.now.pin.encode())
+        except (ValueError, binascii.Error):
+            right = False
+        if not right:
+            raise self._invalid("payout", "Incorrect Encrypted Pin", "ESB000008")
+
+    def _payout_verdicts(self, transaction: Transaction, cue: f.Cue) -> Sequence[Verdict]:
+        """What will happen to a payout: nobody is prompted, so usually at once."""
+        options = self._options.now
+        if (told := faulted(self._stage.faults, cue, options.payout_ms, WORDS["payout"])) is not None:
+            return told
+        digits = _test_digits(transaction)
+        special: dict[str, list[Verdict]] = {
+            "400": [Verdict(0, TA, "DP00900001000")],
+            "406": [Verdict(options.prompt_ms, TS)],
+            "414": [Verdict(0, TA, "DP00900001014"), Verdict(options.prompt_ms, TS)],
+            "453": [],
+        }
+        if digits in PAYOUT_FAILURES:
+            return [Verdict(options.payout_ms, TF, f"DP009000010{digits[1:]}")]
+        return special.get(digits, [Verdict(options.payout_ms, TS)])
+
+    # Both.
+
+    def _checked(self, kind: Kind, terms: Terms, msisdn: str, cue: f.Cue) -> Transaction:
+        """The new transaction, when the request passes the checks and has not been here before."""
+        if MSISDN.fullmatch(msisdn) is None:
+            message = "Invalid Msisdn Length. Msisdn Length should be 9"
+            raise self._invalid(kind, message, "521002" if kind == "payout" else "ESB000033")
+        amount = bytes(terms.amount)
+        if AMOUNT.fullmatch(amount) is None or not amount.strip(b"0."):
+            code = f"{SERIES[kind]}1004"
+            raise Refused(self._said(code, "Invalid Amount", result_code="ESB000008", code="400", success=False))
+        if TRANSACTION_ID.fullmatch(terms.id) is None:
+            raise self._invalid(kind, "Invalid transaction id", "ESB000008")
+        known = self._transactions.get(terms.id)
+        if known is not None and self._stage.faults.take(cue, f.NoDedupe) is None:
+            raise Refused(self._duplicate(kind))
+        return Transaction(
+            kind=kind,
+            id=terms.id,
+            amount=amount.decode(),
+            msisdn=_international(msisdn),
+            created_at=time.time(),
+        )
+
+    def _duplicate(self, kind: Kind) -> web.Response:
+        if kind == "collection":
+            return self._said(None, "External id exists", result_code="ESB000041", code="400", success=False)
+        code = f"DP0090000{self._options.now.duplicate_code}"
+        return self._said(code, "Duplicate exttRID", result_code="521050", code="400", success=False)
+
+    def _accept(self, transaction: Transaction, verdicts: Sequence[Verdict]) -> None:
+        """Keep it. What is to happen at once has happened when this returns."""
+        if verdicts and not verdicts[0].after_ms:
+            self._settle(transaction, verdicts[0])
+            verdicts = verdicts[1:]
+        self._transactions.add(transaction.id, transaction, verdicts)
+        options = self._options.now
+        if options.callback_url is not None:
+            cue = self._callback_cue(transaction)
+            if options.callback_on == "all" and transaction.status not in FINAL:
+                self._stage.announce(cue, self._render(transaction, transaction.status), stale_status=TIP)
+            self._stage.forge_if_told(cue, self._render(transaction, TS), status=TS)
+
+    def _settle(self, transaction: Transaction, verdict: Verdict) -> None:
+        transaction.status, transaction.reason = verdict.status, verdict.reason
+        if verdict.status == TS:
+            now = datetime.now(UTC).strftime("%y%m%d.%H%M")
+            prefix = "MP" if transaction.kind == "collection" else "CI"
+            transaction.airtel_money_id = f"{prefix}{now}.L{next(self._numbers):05d}"
+            self._paid[transaction.airtel_money_id] = transaction
+            if len(self._paid) > self._stage.settings.max_payments:
+                self._paid.popitem(last=False)
+            self._stage.books.charge(
+                provider=self._stage.provider,
+                reference=transaction.id,
+                amount=transaction.amount,
+                currency=CURRENCY,
+                msisdn=transaction.msisdn,
+                kind=transaction.kind,
+            )
+        if self._options.now.callback_url is not None and verdict.status in FINAL:
+            render = self._render(transaction, verdict.status)
+            self._stage.announce(self._callback_cue(transaction), render, stale_status=TIP)
+
+    # Refunds: whole, and once.
+
+    async def _refund(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        peeked = peek(body, RefundRequest)
+        theirs = None if peeked is None else peeked.transaction.airtel_money_id
+        original = self._paid.get(theirs or "")
+        msisdn = None if original is None else original.msisdn
+        cue = self._stage.cue("refund", reference=theirs, msisdn=msisdn)
+
+        async def process() -> web.Response:
+            self._admit_signed(request, "collection", body)
+            asked = self._decoded(body, RefundRequest, "collection").transaction.airtel_money_id
+            collection = self._paid.get(asked)
+            if collection is None or collection.kind != "collection":
+                raise Refused(self._said("DP00800001025", "Transaction not found", code="400", success=False))
+            if collection.refunded and self._stage.faults.take(cue, f.NoDedupe) is None:
+                raise Refused(self._said("DP00800001009", "Already refunded", code="400", success=False))
+            return self._refund_answer(collection, asked, cue)
+
+        return await self._stage.play(request, cue, process)
+
+    def _refund_answer(self, collection: Transaction, airtel_money_id: str, cue: f.Cue) -> web.Response:
+        digits = _test_digits(collection)
+        verdicts: Sequence[Verdict] = [Verdict(0, TF, "DP00800001007")] if digits == "456" else [Verdict(0, TS)]
+        told = faulted(self._stage.faults, cue, 0, WORDS["collection"])
+        first, later = None, verdicts if told is None else told
+        if later and not later[0].after_ms:
+            first, later = later[0], later[1:]
+            self._settle_refund(collection, first)
+        self._refunds.add(airtel_money_id, collection, later)
+        collection.refunded = collection.refunded or bool(later)
+        if digits == "457":
+            return _gateway_timeout()
+        if first is None:
+            return self._said("DP00800001000", MESSAGES["DP00800001000"], result_code="ESB000001", success=False)
+        if first.status != TS:
+            code = first.reason or "DP00800001009"
+            return self._said(code, MESSAGES.get(code, code), result_code="ESB000011", success=False)
+        data = {"transaction": {"airtel_money_id": airtel_money_id, "status": "SUCCESS"}}
+        return self._said("DP00800001006", "SUCCESS", success=True, data=data)
+
+    def _settle_refund(self, collection: Transaction, verdict: Verdict) -> None:
+        if verdict.status != TS:
+            return
+        collection.refunded = True
+        self._stage.books.charge(
+            provider=self._stage.provider,
+            reference=collection.airtel_money_id or "",
+            amount=collection.amount,
+            currency=CURRENCY,
+            msisdn=collection.msisdn,
+            kind="refund",
+        )
+
+    # Enquiries.
+
+    async def _collection_status(self, request: web.Request) -> web.Response:
+        return await self._enquire(request, "collection")
+
+    async def _payout_status(self, request: web.Request) -> web.Response:
+        return await self._enquire(request, "payout")
+
+    async def _enquire(self, request: web.Request, kind: Kind) -> web.Response:
+        reference = request.match_info["id"]
+        known = self._transactions.get(reference)
+        cue = self._stage.cue("status", reference=reference, msisdn=None if known is None else known.msisdn)
+
+        async def process() -> web.Response:
+            self._admit(request, kind)
+            if request.match_info.get("version") == "v2" and request.query.get("transactionType") != "B2C":
+                raise self._invalid(kind, "Missing header/body params", "ESB000008")
+            # Looked up again: a fault may have held this request up for a while.
+            transaction = self._transactions.get(reference)
+            if transaction is None or transaction.kind != kind or self._hidden(transaction, cue):
+                code = "DP00800001025" if kind == "collection" else "DP00900001015"
+                message = "Transaction not found"
+                raise Refused(self._said(code, message, result_code="ESB000045", code="400", success=False))
+            return self._view(transaction, self._stage.altered(cue))
+
+        return await self._stage.play(request, cue, process)
+
+    def _hidden(self, transaction: Transaction, cue: f.Cue) -> bool:
+        fault = self._stage.faults.take(cue, f.NotFoundFor)
+        return fault is not None and time.time() - transaction.created_at < fault.ms / 1000
+
+    def _view(self, transaction: Transaction, change: Change, *, first: bool = False) -> web.Response:
+        """The answer to a payout, and to an enquiry."""
+        options = self._options.now
+        series = SERIES[transaction.kind]
+        shown: dict[str, Any] = {"id": transaction.id, "status": transaction.status}
+        success, result_code = True, "ESB000010"
+        match transaction.status:
+            case "TS":
+                code = series + (options.paid_code if transaction.kind == "collection" else "1001")
+                shown["airtel_money_id"] = transaction.airtel_money_id
+                success = options.success_beside_ts
+            case "TIP":
+                code = f"{series}1006"
+            case "TA":
+                code, success, result_code = transaction.reason or f"{series}1000", False, "ESB000001"
+            case _:
+                code, success, result_code = transaction.reason or f"{series}1005", False, "ESB000011"
+        message = _message(transaction, transaction.status, change)
+        if first:
+            shown["reference_id"] = transaction.airtel_money_id or ""
+        else:
+            shown["message"] = message
+        return self._said(code, message, result_code=result_code, success=success, data={"transaction": shown})
+
+    # What the stage and the control API ask of a provider.
+
+    def error(self, fault: f.ErrorAnswer) -> web.Response:
+        message = fault.message or "Something Went Wrong"
+        match fault.shape:
+            case "status_code":
+                return json_answer(fault.status, {"status_message": message, "status_code": fault.code or "ROUTER117"})
+            case "error":
+                return json_answer(fault.status, {"error": fault.code or "server_error", "error_description": message})
+            case "html":
+                page = f"<html><body><h1>{fault.status}</h1></body></html>"
+                return web.Response(status=fault.status, text=page, content_type="text/html")
+            case "empty":
+                return web.Response(status=fault.status)
+            case _:
+                code = fault.code or "DP00800001000"
+                return self._said(code, message, code=str(fault.status), success=False, status=fault.status)
+
+    def callback(self, order: CallbackOrder) -> Outgoing | None:
+        transaction = self._transactions.get(order.reference)
+        if transaction is None and order.url is not None:
+            transaction = Transaction(
+                kind="collection",
+                id=order.reference,
+                amount=order.amount or "1",
+                msisdn=order.payer or f"{CALLING_CODE}{TEST_BLOCK}001",
+                created_at=time.time(),
+            )
+        if transaction is None:
+            return None
+        url = order.url or self._options.now.callback_url
+        if url is None:
+            raise OrderError("There is no `callback_url` among the settings; give a `url`.")
+        if not _is_url(url):
+            raise OrderError("The `url` is not an absolute http or https URL.")
+        return self._outgoing(transaction, order.change(), url=url, method=order.method or "POST")
+
+    def restart(self) -> None:
+        self._transactions.forget()
+        self._refunds.forget()
+        self._paid.clear()
+
+    # Callbacks.
+
+    def _callback_cue(self, transaction: Transaction) -> f.Cue:
+        return self._stage.cue("callback", reference=transaction.id, msisdn=transaction.msisdn)
+
+    def _render(self, transaction: Transaction, status: str) -> Callable[[Change], Outgoing]:
+        """What happened to it then, whatever happens to it until the callback leaves."""
+
+        def render(change: Change) -> Outgoing:
+            options = self._options.now
+            url = options.callback_url or ""
+            return self._outgoing(
+                transaction, change, url=url, method="POST", status=status, retry_ms=options.callback_retry_ms
+            )
+
+        return render
+
+    def _outgoing(
+        self,
+        transaction: Transaction,
+        change: Change,
+        *,
+        url: str,
+        method: str,
+        status: str | None = None,
+        retry_ms: tuple[int, ...] = (),
+    ) -> Outgoing:
+        options = self._options.now
+        status = change.status or status or transaction.status
+        shown = {
+            "id": change.external_id or transaction.id,
+            "message": change.reason or _message(transaction, status, change),
+            "status_code": status,
+        }
+        if status == TS:
+            shown["airtel_money_id"] = transaction.airtel_money_id or FORGED_AIRTEL_MONEY_ID
+        written = json.dumps(shown).encode()  # with spaces, so that it matters what is hashed
+        key = options.callback_key.encode() if options.callback_key is not None and change.signed else None
+        if change.signed == "wrong":
+            key = WRONG_KEY
+        body = b'{"transaction": ' + written + b"}"
+        if key is not None:
+            hashed = written if options.callback_hash == "raw" else msgspec.json.encode(shown)
+            told = base64.b64encode(hmac.new(key, hashed, hashlib.sha256).digest())
+            body = b'{"transaction": ' + written + b', "hash": "' + told + b'"}'
+        headers = {"Content-Type": "application/json"}
+        return Outgoing(method=method, url=url, headers=headers, body=body, signed=key is not None, retry_ms=retry_ms)
+
+    # Shared by all operations.
+
+    def _said(
+        self,
+        response_code: str | None,
+        message: str,
+        *,
+        success: bool,
+        result_code: str = "ESB000010",
+        code: str = "200",
+        status: int = 200,
+        data: Mapping[str, Any] | None = None,
+    ) -> web.Response:
+        """Airtel's usual body. Most refusals are HTTP 200, with `success` false."""
+        said: dict[str, Any] = {
+            "code": int(code) if self._options.now.status_code_as == "number" else code,
+            "message": message,
+            "result_code": result_code,
+            "success": success,
+        }
+        if response_code is not None:
+            said["response_code"] = response_code
+        return json_answer(status, {"status": said} if data is None else {"data": data, "status": said})
+
+    def _invalid(self, kind: Kind, message: str, result_code: str, *, http_status: int = 200) -> Refused:
+        code = "DP00900001013" if kind == "payout" else None
+        answer = self._said(code, message, result_code=result_code, code="400", success=False, status=http_status)
+        return Refused(answer)
+
+    def _decoded(self, body: bytes, shape: type[S], kind: Kind) -> S:
+        if (read := peek(body, shape)) is None:
+            raise self._invalid(kind, "Missing header/body params", "ESB000008")
+        return read
+
+
+@cache
+def _private_key(bits: int) -> rsa.RSAPrivateKey:
+    """One key pair per size and process."""
+    return rsa.generate_private_key(public_exponent=65_537, key_size=bits)
+
+
+def _padding(name: str) -> padding.AsymmetricPadding:
+    if name == "pkcs1":
+        return padding.PKCS1v15()
+    algorithm = hashes.SHA1() if name == "oaep-sha1" else hashes.SHA256()  # noqa: S303  # some of Airtel's countries
+    return padding.OAEP(mgf=padding.MGF1(algorithm), algorithm=algorithm, label=None)
+
+
+def _international(msisdn: str) -> str:
+    """The number as books and faults name it."""
+    return CALLING_CODE + msisdn
+
+
+def _test_digits(transaction: Transaction) -> str:
+    """The last three digits of a test number, or nothing."""
+    national = transaction.msisdn.removeprefix(CALLING_CODE)
+    return national[-3:] if national[:-3] == TEST_BLOCK else ""
+
+
+def _message(transaction: Transaction, status: str, change: Change) -> str:
+    """The only place where an amount, a currency and a number are named."""
+    if status in (TF, TE, TA):
+        return MESSAGES.get(transaction.reason or "", "The transaction failed.")
+    amount, currency = change.amount or transaction.amount, change.currency or CURRENCY
+    said = "Paid" if status == TS else "In progress:"
+    return f"{said} {currency} {amount}, {change.payer or transaction.msisdn}."
+
+
+def _check_json(request: web.Request) -> None:
+    if request.content_type != "application/json":
+        raise Refused(web.Response(status=415))
+
+
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and url.isascii() and len(url) <= URL_MAX
+    except ValueError:
+        return False
+
+
+async def _no_route(_: web.Request) -> web.Response:
+    return json_answer(404, {"message": "no Route matched with those values"})
+
+
+def _gateway_timeout() -> web.Response:
+    return web.Response(status=504, text=GATEWAY_TIMEOUT, content_type="text/html")

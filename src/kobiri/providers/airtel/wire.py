@@ -1,0 +1,553 @@
+"""Airtel Money's Open API: what is written, and what the answers mean. Pure.
+
+README.md in this folder tells the facts, how sure each is, and where they come from; it is cited by section.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding as paddings
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.padding import PKCS7
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from kobiri.domain.ids import ProviderReference, parse_id
+from kobiri.domain.money import Money
+from kobiri.domain.outcome import (
+    Accepted,
+    Declined,
+    FailureCode,
+    Finding,
+    NotFound,
+    NotSent,
+    Outcome,
+    Succeeded,
+    Unknown,
+)
+from kobiri.providers.answers import Object, Strange, cut, inner, read_object, readable, text
+from kobiri.providers.base import Authenticity, CallbackWord, Collection, Payout, Unreadable
+from kobiri.providers.tokens import Fresh
+
+TOKEN_PATH = "/auth/oauth2/token"  # noqa: S105
+KEY_PATH = "/v1/rsa/encryption-keys"
+COLLECTION_PATHS = {"v1": "/merchant/v1/payments/", "v2": "/merchant/v2/payments/"}
+COLLECTION_ENQUIRY_PATH = "/standard/v1/payments/"
+PAYOUT_PATH = "/standard/v2/disbursements/"
+REFUND_PATH = "/standard/v1/payments/refund"
+
+MAX_TOKEN_LIFE_S = 86_400.0
+SHORT_TOKEN_LIFE_S = 60.0  # where `expires_in` is missing or nonsense
+TOKEN_TEXT = re.compile(r"[\x21-\x7e]{1,6000}", re.ASCII)  # what may stand in a header
+SECONDS = re.compile(r"[1-9][0-9]{0,6}", re.ASCII)
+
+MAX_KEY_LIFE_S = 86_400.0
+SHORT_KEY_LIFE_S = 60.0
+UNTOLD_KEY_LIFE_S = 3600.0  # where `valid_upto` is missing or nonsense
+# `valid_upto` has no time zone. India's is the easternmost that Airtel may mean: README 5 [I].
+KEY_ENDS_EARLIER = timedelta(hours=6)
+
+MIN_NOTE, MAX_NOTE = 4, 64  # README 2 [C]
+NEUTRAL_NOTE = "Payment"
+NOT_IN_NOTES = re.compile(r"[^A-Za-z0-9]+")
+CODE = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)  # a sentence in a code's place may name a phone number
+TRANSACTION_ID = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
+
+SIGNING_SECRET_BYTES = 69  # the base64 of a 32-byte key, a colon, the base64 of a 16-byte IV
+OVERHEAD_BYTES = {"pkcs1": 11, "oaep-sha1": 2 * 20 + 2, "oaep-sha256": 2 * 32 + 2}
+
+# Codes: README 6. Both products number their answers alike, in two series.
+PAID = frozenset({"DP00800001001", "DP00900001001"})
+PENDING = frozenset({"DP00800001006", "DP00900001006"})
+# This id, or one like it, has arrived before: its outcome must be asked for.
+DUPLICATE = frozenset({
+    "DP00800001011", "DP00800001017", "DP00900001011", "DP00900001017", "ESB000041", "521050",
+})  # fmt: skip
+# Airtel does not know itself: no word beside one of these is believed.
+DOUBT = frozenset({
+    "DP00800001000", "DP00800001014", "DP00900001000", "DP00900001014",
+    "ESB000001", "ESB000004", "ESB000014", "ROUTER117",
+})  # fmt: skip
+NOT_FOUND = frozenset({"DP00800001025", "DP00900001015", "ESB000045"})
+# Reasons of a failure where the enquiry says TF or TE, and no firm word before: README 6 [I].
+NOT_AT_FIRST = frozenset({"DP00800001005", "DP00800001024", "DP00900001005"})
+MSISDN_NOT_FOUND = "msisdn not found"  # told under a code that also means other things: README 2 [D2]
+# After one of these the encryption key may be an old one.
+DOUBTS_KEY = frozenset({
+    "DP00800001026", "DP00900001013", "DP00900001016", "DP00900001018", "ROUTER114", "ROUTER115", "ROUTER116",
+})  # fmt: skip
+
+# The request never came past the gateway: README 6 [D2].
+AT_THE_GATE = {
+    "ROUTER001": FailureCode.PROVIDER_REJECTED,
+    "ROUTER003": FailureCode.PROVIDER_REJECTED,
+    "ROUTER005": FailureCode.PROVIDER_REJECTED,
+    "ROUTER006": FailureCode.PROVIDER_REJECTED,
+    "ROUTER007": FailureCode.NOT_ALLOWED,
+    "ROUTER110": FailureCode.NOT_ALLOWED,
+    "ROUTER112": FailureCode.PROVIDER_REJECTED,
+    "ROUTER114": FailureCode.PROVIDER_REJECTED,
+    "ROUTER115": FailureCode.PROVIDER_REJECTED,
+    "ROUTER116": FailureCode.PROVIDER_REJECTED,
+    "ROUTER119": FailureCode.PROVIDER_REJECTED,
+    "ESB000008": FailureCode.PROVIDER_REJECTED,
+    "ESB000033": FailureCode.PROVIDER_REJECTED,
+    "ESB000034": FailureCode.PROVIDER_REJECTED,
+    "ESB000035": FailureCode.PROVIDER_REJECTED,
+    "ESB000036": FailureCode.PROVIDER_REJECTED,
+    "ESB000039": FailureCode.NOT_ALLOWED,
+}
+COLLECTION_REASONS = {
+    **AT_THE_GATE,
+    "DP00800001002": FailureCode.PAYER_DECLINED,
+    "DP00800001003": FailureCode.PAYER_LIMIT_REACHED,
+    "DP00800001004": FailureCode.PROVIDER_REJECTED,
+    "DP00800001005": FailureCode.PAYER_TIMEOUT,
+    "DP00800001007": FailureCode.INSUFFICIENT_FUNDS,
+    "DP00800001008": FailureCode.PAYER_DECLINED,
+    "DP00800001009": FailureCode.PROVIDER_REJECTED,
+    "DP00800001010": FailureCode.NOT_ALLOWED,
+    "DP00800001024": FailureCode.PAYER_TIMEOUT,
+    "DP00800001026": FailureCode.PROVIDER_REJECTED,
+    "DP00800001029": FailureCode.PAYER_TIMEOUT,
+}
+PAYOUT_REASONS = {
+    **AT_THE_GATE,
+    "DP00900001003": FailureCode.PROVIDER_REJECTED,
+    "DP00900001004": FailureCode.PROVIDER_REJECTED,
+    "DP00900001005": FailureCode.PROVIDER_ERROR,
+    "DP00900001007": FailureCode.INSUFFICIENT_FUNDS,
+    "DP00900001009": FailureCode.PAYEE_NOT_ALLOWED,
+    "DP00900001010": FailureCode.NOT_ALLOWED,
+    "DP00900001012": FailureCode.PAYEE_NOT_FOUND,
+    "DP00900001013": FailureCode.PROVIDER_REJECTED,
+    "DP00900001016": FailureCode.PROVIDER_REJECTED,
+    "DP00900001018": FailureCode.PROVIDER_REJECTED,
+    "DP00900001019": FailureCode.NOT_ALLOWED,
+}
+REFUND_REASONS = {**COLLECTION_REASONS, "DP00800001025": FailureCode.PROVIDER_REJECTED}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRefused:
+    """401, or 403 `invalid_token`: refused before anything was done."""
+
+
+class BadKey(Exception):
+    """An encryption key that cannot be used. The text is one plain sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What an answer says, whichever of the three shapes it has. `code` is the one to keep, `codes` are all."""
+
+    http_status: int
+    word: str | None
+    code: str | None
+    codes: frozenset[str]
+    message: str
+    transaction: Object = field(repr=False)
+    success: object = None
+
+    @property
+    def unknown(self) -> Unknown:
+        told = " ".join(word for word in (self.word, self.code) if word)
+        return Unknown(f"HTTP {self.http_status} {told}".rstrip(), outage=_is_outage(self.http_status, readable=True))
+
+    def is_about(self, reference: ProviderReference) -> bool:
+        return _reference(self.transaction) == reference
+
+    def is_about_another(self, reference: ProviderReference) -> bool:
+        return self.transaction.get("id") is not None and not self.is_about(reference)
+
+    def failure(self, reasons: Mapping[str, FailureCode]) -> FailureCode | None:
+        """Why no money moved, where the code is one of the reasons."""
+        if self.code == "DP00800001005" and MSISDN_NOT_FOUND in self.message.lower():
+            return FailureCode.PAYER_NOT_FOUND
+        return reasons.get(self.code or "")
+
+
+# --- what is written ----------------------------------------------------------------------------------------
+
+
+def token_body(client_id: str, client_secret: str) -> bytes:
+    return msgspec.json.encode({
+        "client_id": client_id,
+        "client_secret": client_secret,
+        "grant_type": "client_credentials",
+    })  # fmt: skip
+
+
+def bearer_headers(token: str, country: str, currency: str) -> dict[str, str]:
+    return {
+        "Authorization": f"Bearer {token}",
+        "Accept": "*/*",
+        "X-Country": country,
+        "X-Currency": currency,
+    }
+
+
+def transaction_id(reference: ProviderReference) -> str:
+    """Our reference as Airtel takes it, letters and digits only: README 2 [C]."""
+    return reference.replace("-", "")
+
+
+def collection_body(collection: Collection, country: str) -> bytes:
+    currency = collection.money.currency
+    return msgspec.json.encode({
+        "reference": note(collection.description),
+        "subscriber": {"country": country, "currency": currency, "msisdn": collection.payer.national},
+        "transaction": {
+            "amount": amount(collection.money),
+            "country": country,
+            "currency": currency,
+            "id": transaction_id(collection.reference),
+        },
+    })  # fmt: skip
+
+
+def payout_body(payout: Payout, sealed_pin: str) -> bytes:
+    return msgspec.json.encode({
+        "payee": {"currency": payout.money.currency, "msisdn": payout.payee.national},
+        "reference": note(payout.description),
+        "pin": sealed_pin,
+        "transaction": {"amount": amount(payout.money), "id": transaction_id(payout.reference), "type": "B2C"},
+    })  # fmt: skip
+
+
+def refund_body(airtel_money_id: str) -> bytes:
+    return msgspec.json.encode({"transaction": {"airtel_money_id": airtel_money_id}})
+
+
+def collection_enquiry(reference: ProviderReference) -> str:
+    return COLLECTION_ENQUIRY_PATH + transaction_id(reference)
+
+
+def payout_enquiry(reference: ProviderReference) -> str:
+    return f"{PAYOUT_PATH}{transaction_id(reference)}?transactionType=B2C"
+
+
+def amount(money: Money) -> msgspec.Raw:
+    """Write a JSON number, digit by digit: 100, 10.50. No number type ever holds it."""
+    whole, _, fraction = str(money).partition(".")
+    return msgspec.Raw((f"{whole}.{fraction}" if fraction.strip("0") else whole).encode())
+
+
+def note(description: str | None) -> str:
+    """Keep what Airtel surely takes as reference: 4 to 64 letters without accents and digits."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", description or "") if not unicodedata.combining(c))
+    kept = NOT_IN_NOTES.sub("", plain)[:MAX_NOTE]
+    return kept if len(kept) >= MIN_NOTE else NEUTRAL_NOTE + kept
+
+
+# --- the encryption key -------------------------------------------------------------------------------------
+
+
+def read_public_key(key: str) -> RSAPublicKey:
+    """Read base64 of a DER SubjectPublicKeyInfo. Raises BadKey."""
+    try:
+        read = load_der_public_key(base64.b64decode("".join(key.split()), validate=True))
+    except (ValueError, TypeError, binascii.Error, UnsupportedAlgorithm):
+        raise BadKey("The encryption key is not the base64 of an RSA public key.") from None
+    if not isinstance(read, RSAPublicKey):
+        raise BadKey("The encryption key is not the base64 of an RSA public key.")
+    return read
+
+
+def check_room(key: RSAPublicKey, padding: str, length: int) -> None:
+    """Raise BadKey where the key is too small to hold so many bytes under this padding."""
+    room = (key.key_size + 7) // 8 - OVERHEAD_BYTES[padding]
+    if length > room:
+        raise BadKey(
+            f"The encryption key is too small: {key.key_size} bits hold {max(room, 0)} bytes under {padding}, "
+            f"and {length} are needed."
+        )
+
+
+def seal(secret: bytes, key: RSAPublicKey, padding: str) -> str:
+    """Encrypt for Airtel alone, as base64. Raises BadKey."""
+    check_room(key, padding, len(secret))
+    try:
+        return base64.b64encode(key.encrypt(secret, _padding(padding))).decode()
+    except ValueError:
+        raise BadKey("The encryption key cannot be used.") from None
+
+
+def sign(body: bytes, key: RSAPublicKey, padding: str, *, aes_key: bytes, iv: bytes) -> dict[str, str]:
+    """The headers x-signature and x-key for exactly these bytes: README 5. Raises BadKey."""
+    padder = PKCS7(128).padder()
+    padded = padder.update(body) + padder.finalize()
+    encryptor = Cipher(algorithms.AES(aes_key), modes.CBC(iv)).encryptor()
+    encrypted = encryptor.update(padded) + encryptor.finalize()
+    secret = base64.b64encode(aes_key) + b":" + base64.b64encode(iv)
+    return {"x-signature": base64.b64encode(encrypted).decode(), "x-key": seal(secret, key, padding)}
+
+
+def _padding(name: str) -> paddings.AsymmetricPadding:
+    if name == "pkcs1":
+        return paddings.PKCS1v15()
+    algorithm = hashes.SHA1() if name == "oaep-sha1" else hashes.SHA256()  # noqa: S303  # Airtel's: README 5 [C]
+    return paddings.OAEP(mgf=paddings.MGF1(algorithm), algorithm=algorithm, label=None)
+
+
+# --- what the answers mean ----------------------------------------------------------------------------------
+
+
+def read_token(status: int, body: bytes) -> Fresh[str] | NotSent:
+    try:
+        answer = read_object(body)
+        token = text(answer.get("access_token"))
+    except Strange:
+        return _none("token", status, body)
+    if status != HTTPStatus.OK or token is None or not TOKEN_TEXT.fullmatch(token):
+        return _none("token", status, body)
+    life = readable(lambda told: text(told.get("expires_in"), numbers=True), answer)
+    return Fresh(token, min(float(life), MAX_TOKEN_LIFE_S) if life and SECONDS.fullmatch(life) else SHORT_TOKEN_LIFE_S)
+
+
+def read_key(status: int, body: bytes, now: datetime) -> Fresh[RSAPublicKey] | NotSent | TokenRefused:
+    told = _open(status, body, (HTTPStatus.OK,))
+    if isinstance(told, TokenRefused):
+        return told
+    try:
+        data = inner(read_object(body).get("data"))
+        key = text(data.get("key"))
+    except Strange:
+        return _none("encryption key", status, body)
+    if status != HTTPStatus.OK or key is None:
+        return _none("encryption key", status, body)
+    try:
+        return Fresh(read_public_key(key), _key_life(data, now))
+    except BadKey as error:
+        return NotSent(str(error), outage=False)
+
+
+def read_collection(status: int, body: bytes, reference: ProviderReference) -> Outcome | TokenRefused:
+    """The first answer: the prompt was sent, or why not. It never says that money moved."""
+    told = _open(status, body, (HTTPStatus.OK, HTTPStatus.BAD_REQUEST))
+    return _first(told, reference, COLLECTION_REASONS) if isinstance(told, _Told) else told
+
+
+def read_payout(status: int, body: bytes, reference: ProviderReference) -> Outcome | TokenRefused:
+    """The first answer, and usually the last one."""
+    told = _open(status, body, (HTTPStatus.OK, HTTPStatus.BAD_REQUEST))
+    if not isinstance(told, _Told):
+        return told
+    first = _first(told, reference, PAYOUT_REASONS)
+    paid = told.word == "TS" and told.code in PAID | {None} and told.is_about(reference)
+    return Succeeded(_airtel_money_id(told.transaction)) if isinstance(first, Accepted) and paid else first
+
+
+def read_refund(status: int, body: bytes) -> Outcome | TokenRefused:
+    """The only answer: there is nothing to ask afterwards."""
+    told = _open(status, body, (HTTPStatus.OK, HTTPStatus.BAD_REQUEST))
+    if isinstance(told, TokenRefused):
+        return told
+    if isinstance(told, Unknown):
+        return replace(told, askable=False)
+    failure = told.failure(REFUND_REASONS)
+    if told.codes & (DOUBT | DUPLICATE) or told.code in NOT_AT_FIRST:
+        return replace(told.unknown, askable=False)
+    if told.word in ("SUCCESS", "TS") and told.code in PAID | PENDING and told.success is not False:
+        return Succeeded(_airtel_money_id(told.transaction))
+    if told.word in (None, "TF") and failure is not None:
+        return Declined(failure, told.code)
+    return replace(told.unknown, askable=False)
+
+
+def read_collection_status(status: int, body: bytes, reference: ProviderReference) -> Finding | TokenRefused:
+    return _read_status(status, body, reference, COLLECTION_REASONS)
+
+
+def read_payout_status(status: int, body: bytes, reference: ProviderReference) -> Finding | TokenRefused:
+    return _read_status(status, body, reference, PAYOUT_REASONS)
+
+
+def _open(status: int, body: bytes, believed: tuple[int, ...]) -> _Told | TokenRefused | Unknown:
+    """Read an answer's words where its HTTP status lets them count."""
+    told = _words(status, body)
+    if status == HTTPStatus.UNAUTHORIZED:
+        return TokenRefused()
+    if status == HTTPStatus.FORBIDDEN and told is not None and "invalid_token" in told.codes:
+        return TokenRefused()
+    if told is None:
+        return Unknown(f"HTTP {status}", outage=_is_outage(status, readable=False))
+    return told if status in believed else told.unknown
+
+
+def _first(told: _Told, reference: ProviderReference, reasons: Mapping[str, FailureCode]) -> Outcome:
+    """What the answer to a request says, short of success: README 2, 3."""
+    if told.is_about_another(reference):
+        return Unknown("the answer is about another reference", outage=False)
+    failure = told.failure(reasons)
+    firm = told.code not in NOT_AT_FIRST or failure is FailureCode.PAYER_NOT_FOUND
+    going_on = told.code in PAID | PENDING or (told.code is None and told.word is not None)
+    doubtful = bool(told.codes & DOUBT)
+    match told.word:
+        case _ if told.codes & DUPLICATE:
+            return Accepted()
+        case None | "TF" | "TE" if failure is not None and firm and not doubtful:
+            return Declined(failure, told.code)
+        case None | "SUCCESS" | "TS" | "TIP" | "TI" if going_on and not doubtful:
+            return Accepted()
+        case _:
+            return told.unknown
+
+
+def _read_status(
+    status: int, body: bytes, reference: ProviderReference, reasons: Mapping[str, FailureCode]
+) -> Finding | TokenRefused:
+    told = _open(status, body, (HTTPStatus.OK, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND))
+    if not isinstance(told, _Told):
+        return told
+    if told.codes & NOT_FOUND and told.word in (None, "TF"):
+        return NotFound(firm=False)  # it may still be on its way: README 4 [I]
+    # Without a word the codes speak of the question, not of the payment.
+    if told.word is None or status != HTTPStatus.OK or told.codes & (DOUBT | DUPLICATE):
+        return told.unknown
+    if not told.is_about(reference):
+        return Unknown("the answer is about another reference", outage=False)
+    return _read_word(told, reasons)
+
+
+def _read_word(told: _Told, reasons: Mapping[str, FailureCode]) -> Finding:
+    match told.word:
+        case "TS" if told.code in PAID | PENDING | {None}:  # which of the two is disputed: README 4
+            return Succeeded(_airtel_money_id(told.transaction))
+        case "TF" | "TE" if told.code not in PAID:
+            untold = FailureCode.PAYER_TIMEOUT if told.word == "TE" else FailureCode.PROVIDER_ERROR
+            return Declined(told.failure(reasons) or untold, told.code or told.word)
+        case "TIP" | "TI":
+            return Accepted()
+        case _:
+            return told.unknown
+
+
+def _words(status: int, body: bytes) -> _Told | None:
+    """Read {"data", "status": {…}}, {"status_code", "status_message"} or {"error"}; None for anything else."""
+    try:
+        answer = read_object(body)
+        said = inner(answer.get("status"))
+        transaction = inner(inner(answer.get("data")).get("transaction"))
+        word = (text(transaction.get("status")) or "").strip().rstrip(".").upper()
+        codes = [
+            text(code, numbers=True) or ""
+            for code in (
+                said.get("response_code"), answer.get("status_code"), said.get("result_code"), answer.get("error"),
+            )
+        ]  # fmt: skip
+        message = text(said.get("message")) or text(answer.get("status_message")) or ""
+        text(transaction.get("id"), numbers=True)
+    except Strange:
+        return None
+    told = [code for code in codes if CODE.fullmatch(code)]
+    return _Told(
+        http_status=status,
+        word=(word if CODE.fullmatch(word) else "?") if word else None,
+        code=told[0] if told else None,
+        codes=frozenset(told),
+        message=message,
+        transaction=transaction,
+        success=said.get("success"),
+    )
+
+
+def _is_outage(status: int, *, readable: bool) -> bool:
+    """404 and 408 are the gateway's: README 7 [O]."""
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_TIMEOUT):
+        return True
+    return not 400 <= status < 500 and not (readable and status == HTTPStatus.OK)
+
+
+def _none(what: str, status: int, body: bytes) -> NotSent:
+    told = _words(status, body)
+    code = told.code if told is not None else None
+    outage = _is_outage(status, readable=told is not None)
+    return NotSent(f"no {what}: HTTP {status} {code or ''}".rstrip(), outage=outage)
+
+
+def _key_life(data: Object, now: datetime) -> float:
+    """Read how long an encryption key lives, in seconds: to `valid_upto`, and somewhat less."""
+    told = readable(lambda data: text(data.get("valid_upto")), data) or ""
+    try:
+        ends = datetime.strptime(told, "%d-%m-%Y %H:%M:%S").replace(tzinfo=UTC)
+    except ValueError:
+        return UNTOLD_KEY_LIFE_S
+    left_s = (ends - now - KEY_ENDS_EARLIER).total_seconds()
+    return min(max(left_s, SHORT_KEY_LIFE_S), MAX_KEY_LIFE_S)
+
+
+def _airtel_money_id(transaction: Object) -> str | None:
+    return cut(readable(lambda told: text(told.get("airtel_money_id"), numbers=True), transaction))
+
+
+def _reference(transaction: Object) -> ProviderReference | None:
+    """Our reference, with its hyphens; None where the id is none of ours."""
+    told = readable(lambda told: text(told.get("id"), numbers=True), transaction) or ""
+    if TRANSACTION_ID.fullmatch(told):
+        told = "-".join((told[:8], told[8:12], told[12:16], told[16:20], told[20:]))
+    parsed = parse_id(told)
+    return None if parsed is None else ProviderReference(parsed)
+
+
+# --- callbacks ----------------------------------------------------------------------------------------------
+
+
+class _Callback(msgspec.Struct):
+    transaction: msgspec.Raw
+    hash: str
+
+
+def verify_callback(body: bytes, key: bytes) -> Authenticity:
+    """Whether `hash` is the HMAC of the transaction, as it was sent or written anew without spaces: README 8."""
+    try:
+        read_object(body)  # refuses equal keys, of which the decoder below would take the last
+        callback = msgspec.json.decode(body, type=_Callback)
+        sent = bytes(callback.transaction)
+        compact = msgspec.json.encode(msgspec.json.decode(sent))
+    except (Strange, msgspec.DecodeError, RecursionError):
+        return Authenticity.FORGED
+    told = callback.hash.encode()
+    matches = [hmac.compare_digest(told, _hash(key, content)) for content in (sent, compact)]
+    return Authenticity.GENUINE if any(matches) else Authenticity.FORGED
+
+
+def read_callback(body: bytes) -> CallbackWord:
+    """Read whose payment it is and what became of it; never an amount. Raises Unreadable."""
+    try:
+        transaction = inner(read_object(body).get("transaction"))
+        word = text(transaction.get("status_code"))
+        airtel_money_id = cut(text(transaction.get("airtel_money_id"), numbers=True))
+    except Strange as strange:
+        raise Unreadable(f"This is no callback of Airtel's: {strange}.") from None
+    reference = _reference(transaction)
+    if reference is None:
+        raise Unreadable("This is no callback of Airtel's: its id is not a reference of ours.")
+    finding: Accepted | Succeeded | Declined
+    match word:
+        case "TS":
+            finding = Succeeded(airtel_money_id)
+        case "TF":
+            finding = Declined(FailureCode.PROVIDER_ERROR, word)
+        case "TE":
+            finding = Declined(FailureCode.PAYER_TIMEOUT, word)
+        case "TIP" | "TI" | "TA":
+            finding = Accepted()
+        case _:
+            raise Unreadable("This is no callback of Airtel's: its status_code is not one of Airtel's words.")
+    return CallbackWord(reference, finding, money=None, payer=None)
+
+
+def _hash(key: bytes, content: bytes) -> bytes:
+    return base64.b64encode(hmac.new(key, content, hashlib.sha256).digest())

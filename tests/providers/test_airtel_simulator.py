@@ -1,0 +1,855 @@
+"""Airtel's simulator, spoken to over real sockets."""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.padding import PKCS7
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from kobiri.providers.airtel import simulator as airtel
+from kobiri.simulator.app import SimulatorSettings, build
+
+DEADLINE_S = 10.0
+KEY = "the portal's private key"
+PAYER = "971234567"
+TEST = "970000"
+
+
+async def until(look: Callable[[], Awaitable[Any]], *, deadline_s: float = DEADLINE_S) -> Any:
+    """What `look` sees once it sees something."""
+    ends = time.monotonic() + deadline_s
+    while True:
+        if seen := await look():
+            return seen
+        if time.monotonic() > ends:
+            pytest.fail(f"not within {deadline_s} s")
+        await asyncio.sleep(0.01)
+
+
+@dataclass
+class Answer:
+    status: int
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str | None:
+        """The response code, or the older result code where there is none."""
+        said = self.json["status"]
+        told: str | None = said.get("response_code", said["result_code"])
+        return told
+
+    @property
+    def word(self) -> Any:
+        return self.json["data"]["transaction"]["status"]
+
+
+@dataclass
+class Airtel:
+    """A client of Airtel, and the control API beside it."""
+
+    url: str
+    http: aiohttp.ClientSession
+    token: str = ""
+
+    async def call(self, method: str, path: str, **options: Any) -> Answer:
+        async with self.http.request(method, self.url + path, **options) as answer:
+            return Answer(answer.status, await answer.read())
+
+    async def log_in(self, client_id: str = "someone", secret: str = "any", **changes: Any) -> Answer:  # noqa: S107
+        asked = {"client_id": client_id, "client_secret": secret, "grant_type": "client_credentials", **changes}
+        answer = await self.call("POST", "/airtel/auth/oauth2/token", json=asked)
+        if answer.status == 200:
+            self.token = answer.json["access_token"]
+        return answer
+
+    def headers(self, **over: str | None) -> dict[str, str]:
+        headers = {
+            "Authorization": f"Bearer {self.token}",
+            "Content-Type": "application/json",
+            "X-Country": "ZM",
+            "X-Currency": "ZMW",
+            **{name.replace("_", "-"): value for name, value in over.items()},
+        }
+        return {name: value for name, value in headers.items() if value is not None}
+
+    async def post(self, path: str, content: Any, headers: dict[str, Any] | None = None) -> Answer:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        return await self.call("POST", f"/airtel{path}", data=data, headers=self.headers(**(headers or {})))
+
+    async def get(self, path: str, **headers: str | None) -> Answer:
+        return await self.call("GET", f"/airtel{path}", headers=self.headers(**headers))
+
+    async def collect(
+        self, reference: str | None = None, *, payer: str = PAYER, amount: Any = 10.5, headers: Any = None, **over: Any
+    ) -> Answer:
+        transaction = {"amount": amount, "country": "ZM", "currency": "ZMW", "id": reference or ref()}
+        subscriber = {"country": "ZM", "currency": "ZMW", "msisdn": payer}
+        ask = {"reference": "Order7", "subscriber": subscriber, "transaction": transaction, **over}
+        return await self.post("/merchant/v1/payments/", ask, headers)
+
+    async def pay_out(
+        self, reference: str | None = None, *, payee: str = PAYER, pin: str | None = airtel.PIN, headers: Any = None
+    ) -> Answer:
+        sealed = {} if pin is None else {"pin": await self.sealed(pin.encode())}
+        transaction = {"amount": 10.5, "id": reference or ref(), "type": "B2C"}
+        ask = {
+            "payee": {"currency": "ZMW", "msisdn": payee},
+            "reference": "Wages",
+            "transaction": transaction,
+            **sealed,
+        }
+        return await self.post("/standard/v2/disbursements/", ask, headers)
+
+    async def refund(self, airtel_money_id: str) -> Answer:
+        return await self.post("/standard/v1/payments/refund", {"transaction": {"airtel_money_id": airtel_money_id}})
+
+    async def status(self, reference: str) -> Answer:
+        return await self.get(f"/standard/v1/payments/{reference}")
+
+    async def payout_status(self, reference: str) -> Answer:
+        return await self.get(f"/standard/v2/disbursements/{reference}?transactionType=B2C")
+
+    async def settled(self, reference: str, word: str | None = None) -> Answer:
+        async def look() -> Answer | None:
+            answer = await self.status(reference)
+            known = "data" in answer.json and answer.word != "TIP"
+            return answer if known and word in (None, answer.word) else None
+
+        found: Answer = await until(look)
+        return found
+
+    async def paid(self, payer: str = PAYER) -> str:
+        """The Airtel Money id of a collection that succeeded."""
+        reference = ref()
+        await self.collect(reference, payer=payer)
+        shown: str = (await self.settled(reference)).json["data"]["transaction"]["airtel_money_id"]
+        return shown
+
+    async def sealed(self, secret: bytes) -> str:
+        key = load_der_public_key(base64.b64decode((await self.get("/v1/rsa/encryption-keys")).json["data"]["key"]))
+        assert isinstance(key, rsa.RSAPublicKey)
+        return base64.b64encode(key.encrypt(secret, padding.PKCS1v15())).decode()
+
+    async def signature(self, body: bytes) -> dict[str, str]:
+        key, iv, padder = bytes(range(32)), bytes(16), PKCS7(128).padder()
+        encryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).encryptor()
+        encrypted = encryptor.update(padder.update(body) + padder.finalize())
+        sealed = await self.sealed(base64.b64encode(key) + b":" + base64.b64encode(iv))
+        return {"x-signature": base64.b64encode(encrypted).decode(), "x-key": sealed}
+
+    async def fault(self, kind: str, **parameters: Any) -> str:
+        answer = await self.call("POST", "/_sim/faults", json={"kind": kind, "provider": "airtel", **parameters})
+
+        assert answer.status == 201, answer.body
+
+        name: str = answer.json["id"]
+        return name
+
+    async def books(self, query: str = "") -> Any:
+        return (await self.call("GET", f"/_sim/books{query}")).json
+
+    async def charged(self, reference: str) -> int:
+        return sum(one["charged"] for one in (await self.books(f"?reference={reference}"))["movements"])
+
+    async def configure(self, **options: Any) -> None:
+        assert (await self.call("PATCH", "/_sim/settings/airtel", json=options)).status == 200
+
+
+@dataclass
+class Shop:
+    """Takes callbacks. `statuses` are answered in turn, then 200 for ever."""
+
+    url: str = ""
+    got: list[tuple[str, bytes]] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+
+    async def receive(self, request: web.Request) -> web.Response:
+        self.got.append((request.method, await request.read()))
+        return web.Response(status=self.statuses.pop(0) if self.statuses else 200)
+
+    async def wait(self, number: int = 1) -> list[Any]:
+        async def look() -> bool:
+            return len(self.got) >= number
+
+        await until(look)
+        return [json.loads(body) for _, body in self.got]
+
+
+@contextlib.asynccontextmanager
+async def listening(app: web.Application) -> AsyncIterator[str]:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+Start = Callable[..., Awaitable[Airtel]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def begin(*, log_in: bool = True, **options: Any) -> Airtel:
+            settings = SimulatorSettings(providers={"airtel": {"prompt_ms": 20, "slow_ms": 100, **options}})
+            url = await stack.enter_async_context(listening(build({"airtel": airtel.build}, settings=settings)))
+            http = await stack.enter_async_context(
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=DEADLINE_S))
+            )
+            client = Airtel(url, http)
+            if log_in:
+                await client.log_in()
+            return client
+
+        yield begin
+
+
+@pytest.fixture
+async def sim(start: Start) -> Airtel:
+    return await start()
+
+
+@pytest.fixture
+async def shop() -> AsyncIterator[Shop]:
+    shop = Shop()
+    app = web.Application()
+    app.router.add_route("*", "/hook", shop.receive)
+    async with listening(app) as url:
+        shop.url = f"{url}/hook"
+        yield shop
+
+
+def ref() -> str:
+    return uuid.uuid4().hex
+
+
+# Tokens and the key.
+
+
+async def test_a_token_lives_three_minutes_told_as_text(start: Start) -> None:
+    sim = await start(log_in=False)
+
+    answer = await sim.log_in()
+
+    assert answer.json == {"access_token": sim.token, "expires_in": "180", "token_type": "bearer"}
+    await sim.configure(expires_in_as="number")
+    assert (await sim.log_in()).json["expires_in"] == 180
+
+
+async def test_a_client_needs_its_own_secret(start: Start) -> None:
+    sim = await start(log_in=False, client_id="demo", client_secret="demo-secret", open_credentials=False)
+
+    wrong = await sim.log_in("demo", "else")
+    stranger = await sim.log_in()
+
+    assert wrong.status == stranger.status == 400
+    assert wrong.json == {"error": "invalid_client", "error_description": "Invalid client authentication"}
+    assert (await sim.log_in("demo", "demo-secret")).status == 200
+    assert (await sim.log_in("demo", "demo-secret", grant_type="password")).status == 400
+
+
+@pytest.mark.parametrize("refusal", ["403", "401"])
+async def test_an_expired_or_invented_token_is_refused(start: Start, refusal: str) -> None:
+    sim = await start(token_ttl_s=1, token_refusal=refusal)
+    assert (await sim.collect()).status == 200
+
+    async def refused() -> Answer | None:
+        answer = await sim.collect()
+        return None if answer.status == 200 else answer
+
+    answer = await until(refused)
+    assert (answer.status, answer.json["error"]) == (int(refusal), "invalid_token")
+    for token in ("", "nonsense", "é.é.é"):
+        sim.token = token
+        assert (await sim.collect()).status == int(refusal)
+
+
+@pytest.mark.parametrize("bits", [1024, 2048])
+async def test_the_key_is_the_base64_of_der_and_ends(start: Start, bits: int) -> None:
+    sim = await start(key_bits=bits)
+
+    told = (await sim.get("/v1/rsa/encryption-keys")).json
+
+    key = load_der_public_key(base64.b64decode(told["data"]["key"]))
+    assert isinstance(key, rsa.RSAPublicKey)
+    assert key.key_size == bits
+    time.strptime(told["data"]["valid_upto"], "%d-%m-%Y %H:%M:%S")
+    assert told["status"]["response_code"] == "DP02010001001"
+
+
+# Collections.
+
+
+async def test_a_collection_is_accepted_then_succeeds_and_moves_money_once(start: Start) -> None:
+    sim = await start(prompt_ms=500)
+    reference = ref()
+
+    created = await sim.collect(reference)
+    pending = await sim.status(reference)
+    before = await sim.charged(reference)
+    settled = await sim.settled(reference)
+
+    assert created.json == {
+        "data": {"transaction": {"id": reference, "status": "SUCCESS"}},
+        "status": {
+            "code": "200",
+            "message": "SUCCESS",
+            "result_code": "ESB000010",
+            "response_code": "DP00800001006",
+            "success": True,
+        },
+    }
+    assert (pending.word, pending.code) == ("TIP", "DP00800001006")
+    assert "airtel_money_id" not in pending.json["data"]["transaction"]
+    assert before == 0
+    assert (settled.word, settled.code) == ("TS", "DP00800001001")
+    assert settled.json["data"]["transaction"]["airtel_money_id"].startswith("MP")
+    (movement,) = (await sim.books(f"?reference={reference}&provider=airtel"))["movements"]
+    assert (movement["kind"], movement["charged"], movement["amount"]) == ("collection", 1, "10.5")
+    assert (movement["currency"], movement["msisdn"]) == ("ZMW", f"260{PAYER}")
+
+
+async def test_the_disputed_can_be_chosen(start: Start) -> None:
+    sim = await start(paid_code="1006", success_beside_ts=False, status_code_as="number", collection_versions=["v2"])
+    assert (await sim.collect()).json == {"message": "no Route matched with those values"}
+    transaction = {"amount": 1, "id": (reference := ref())}
+    ask = {"reference": "Order7", "subscriber": {"msisdn": PAYER}, "transaction": transaction}
+
+    assert (await sim.post("/merchant/v2/payments", ask)).word == "SUCCESS"
+    settled = await sim.settled(reference)
+
+    assert (settled.word, settled.code) == ("TS", "DP00800001006")
+    assert (settled.json["status"]["success"], settled.json["status"]["code"]) == (False, 200)
+
+
+async def test_a_repeated_id_is_refused_and_moves_nothing(sim: Airtel) -> None:
+    reference = ref()
+    await sim.collect(reference)
+    await sim.settled(reference)
+
+    again = await sim.collect(reference, amount=99)
+
+    assert (again.status, again.code, again.json["status"]["success"]) == (200, "ESB000041", False)
+    assert await sim.charged(reference) == 1
+
+
+@pytest.mark.parametrize(("operation", "kind"), [("create", "collection"), ("payout", "payout")])
+async def test_without_dedupe_the_books_show_two(sim: Airtel, operation: str, kind: str) -> None:
+    await sim.fault("no_dedupe", operation=operation)
+    reference = ref()
+    for _ in range(2):
+        await (sim.collect if operation == "create" else sim.pay_out)(reference)
+
+    async def twice() -> bool:
+        return await sim.charged(reference) == 2
+
+    await until(twice)
+    (movement,) = (await sim.books("?min_charged=2"))["movements"]
+    assert movement["kind"] == kind
+
+
+NUMBERS = [
+    *(
+        (digits, "TF", f"DP008000010{digits[1:]}")
+        for digits in ("402", "403", "404", "407", "408", "409", "410", "424")
+    ),
+    ("415", "TF", "DP00800001005"),
+    ("429", "TE", "DP00800001029"),
+    ("400", "TA", "DP00800001000"),
+    ("454", "TS", "DP00800001001"),
+    ("001", "TS", "DP00800001001"),
+]
+
+
+@pytest.mark.parametrize(("digits", "word", "code"), NUMBERS)
+async def test_numbers_behave(sim: Airtel, digits: str, word: str, code: str) -> None:
+    reference = ref()
+
+    assert (await sim.collect(reference, payer=TEST + digits)).word == "SUCCESS"
+    settled = await sim.settled(reference)
+
+    assert (settled.word, settled.code) == (word, code)
+    assert await sim.charged(reference) == (word == "TS")
+
+
+async def test_numbers_that_are_refused_stay_open_or_change_their_mind(start: Start) -> None:
+    sim = await start(slow_ms=2_000)  # long enough to be seen in between
+    unknown, broken, lost, open_, doubtful = (ref() for _ in range(5))
+
+    refused = await sim.collect(unknown, payer=TEST + "405")
+    wrong = await sim.collect(broken, payer=TEST + "500")
+    late = await sim.collect(lost, payer=TEST + "504")
+    await sim.collect(open_, payer=TEST + "453")
+    await sim.collect(doubtful, payer=TEST + "455")
+
+    assert (refused.status, refused.code) == (400, "DP00800001005")
+    assert refused.json["status"]["message"] == "Msisdn Not Found"
+    assert (wrong.status, wrong.json["status"]["message"]) == (500, "Something Went Wrong")
+    assert late.status == 504
+    assert (await sim.status(unknown)).code == (await sim.status(broken)).code == "DP00800001025"
+    await sim.settled(lost, "TS")
+    await sim.settled(doubtful, "TA")
+    await sim.settled(doubtful, "TS")
+    assert (await sim.status(open_)).word == "TIP"
+    assert [await sim.charged(one) for one in (unknown, broken, lost, open_, doubtful)] == [0, 0, 1, 0, 1]
+
+
+# Validation.
+
+
+async def test_headers_are_checked_as_airtel_does(sim: Airtel) -> None:
+    assert (await sim.pay_out(headers={"Content-Type": "text/plain"})).status == 415
+
+    nowhere = await sim.pay_out(headers={"X-Country": None})
+    abroad = await sim.pay_out(headers={"X-Country": "UG"})
+    no_currency = await sim.pay_out(headers={"X-Currency": None})
+    empty = await sim.pay_out(headers={"X-Currency": ""})
+
+    assert (nowhere.status, nowhere.json["status_code"]) == (400, "ROUTER110")
+    assert (abroad.status, abroad.code) == (400, "DP00900001013")
+    assert (no_currency.status, no_currency.code) == (200, "ESB000008")
+    assert no_currency.json["status"]["code"] == "400"
+    assert (empty.status, empty.code) == (200, "DP00900001013")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"payer": "0971234567"}, "ESB000033"),
+        ({"payer": "260971234567"}, "ESB000033"),
+        ({"amount": "10.50"}, "DP00800001004"),
+        ({"amount": -1}, "DP00800001004"),
+        ({"amount": 0}, "DP00800001004"),
+        ({"amount": 1.0001}, "DP00800001004"),
+        ({"amount": None}, "DP00800001004"),
+        ({"subscriber": {}}, "ESB000008"),
+        ({"transaction": {"amount": 1, "id": "8a3f0e52-6f43-4a0e-9a56-1d1f6f1a7a10"}}, "ESB000008"),
+        ({"transaction": {"amount": 1, "id": "abcd"}}, "ESB000008"),
+    ],
+)
+async def test_a_wrong_collection_is_refused_with_200(sim: Airtel, changes: dict[str, Any], code: str) -> None:
+    answer = await sim.collect(**changes)
+
+    assert (answer.status, answer.code, answer.json["status"]["success"]) == (200, code, False)
+    assert (await sim.books())["movements"] == []
+
+
+@pytest.mark.parametrize("raw", [b"", b"[", b"null", b'{"transaction":' * 4_000, b"\xff"])
+async def test_what_is_no_request_is_refused(sim: Airtel, raw: bytes) -> None:
+    for path in ("/merchant/v1/payments/", "/standard/v2/disbursements/", "/standard/v1/payments/refund"):
+        assert (await sim.post(path, raw)).json["status"]["success"] is False
+
+
+# Payouts.
+
+
+async def test_a_payout_is_final_at_once(sim: Airtel) -> None:
+    reference = ref()
+
+    done = await sim.pay_out(reference)
+    again = await sim.pay_out(reference)
+    asked = await sim.payout_status(reference)
+
+    assert (done.word, done.code, asked.word) == ("TS", "DP00900001001", "TS")
+    assert done.json["data"]["transaction"]["airtel_money_id"] == asked.json["data"]["transaction"]["airtel_money_id"]
+    assert (again.code, again.json["status"]["message"]) == ("DP00900001011", "Duplicate exttRID")
+    (movement,) = (await sim.books(f"?reference={reference}"))["movements"]
+    assert (movement["kind"], movement["charged"]) == ("payout", 1)
+    assert (await sim.status(reference)).code == "DP00800001025"  # it is no collection
+    assert (await sim.get(f"/standard/v2/disbursements/{reference}")).code == "DP00900001013"  # no transactionType
+
+
+@pytest.mark.parametrize(
+    ("pin", "message"), [("0000", "Incorrect Encrypted Pin"), (None, "Missing header/body params")]
+)
+async def test_the_pin_is_really_checked(sim: Airtel, pin: str | None, message: str) -> None:
+    reference = ref()
+
+    answer = await sim.pay_out(reference, pin=pin)
+
+    assert (answer.status, answer.code, answer.json["status"]["message"]) == (200, "DP00900001013", message)
+    assert await sim.charged(reference) == 0
+
+
+@pytest.mark.parametrize("pin", ["nonsense", "é", "", base64.b64encode(b"2468").decode()])
+async def test_a_pin_that_is_not_encrypted_is_refused(sim: Airtel, pin: str) -> None:
+    payout = {"payee": {"msisdn": PAYER}, "reference": "x", "pin": pin, "transaction": {"amount": 1, "id": ref()}}
+
+    assert (await sim.post("/standard/v2/disbursements/", payout)).code == "DP00900001013"
+
+
+@pytest.mark.parametrize("digits", ["403", "404", "405", "407", "409", "410", "412", "413", "419"])
+async def test_payouts_fail_by_number(sim: Airtel, digits: str) -> None:
+    reference = ref()
+
+    answer = await sim.pay_out(reference, payee=TEST + digits)
+
+    assert (answer.word, answer.code) == ("TF", f"DP009000010{digits[1:]}")
+    assert (await sim.payout_status(reference)).code == answer.code
+    assert await sim.charged(reference) == 0
+
+
+@pytest.mark.parametrize(
+    ("digits", "word", "code", "moves"),
+    [("400", "TA", "DP00900001000", False), ("406", "TIP", "DP00900001006", True),
+     ("414", "TA", "DP00900001014", True), ("453", "TIP", "DP00900001006", False)],
+)  # fmt: skip
+async def test_payouts_may_be_open_at_first(sim: Airtel, digits: str, word: str, code: str, moves: bool) -> None:
+    reference = ref()
+
+    answer = await sim.pay_out(reference, payee=TEST + digits)
+
+    assert (answer.word, answer.code) == (word, code)
+    if moves:
+
+        async def moved() -> bool:
+            word: str = (await sim.payout_status(reference)).word
+            return word == "TS"
+
+        await until(moved)
+    assert await sim.charged(reference) == moves
+
+
+# Refunds.
+
+
+async def test_a_refund_is_whole_and_once(sim: Airtel) -> None:
+    airtel_money_id = await sim.paid()
+
+    done = await sim.refund(airtel_money_id)
+    again = await sim.refund(airtel_money_id)
+
+    assert done.json["data"] == {"transaction": {"airtel_money_id": airtel_money_id, "status": "SUCCESS"}}
+    assert done.code == "DP00800001006"
+    assert (again.code, again.json["status"]["success"]) == ("DP00800001009", False)
+    (movement,) = (await sim.books(f"?reference={airtel_money_id}"))["movements"]
+    assert (movement["kind"], movement["charged"], movement["amount"]) == ("refund", 1, "10.5")
+
+
+async def test_what_was_not_collected_is_not_refunded(sim: Airtel) -> None:
+    payout = (await sim.pay_out()).json["data"]["transaction"]["airtel_money_id"]
+
+    for airtel_money_id in ("MP000000.0000.L00000", payout, ""):
+        assert (await sim.refund(airtel_money_id)).code == "DP00800001025"
+
+
+async def test_refunds_fail_or_are_lost_by_the_payers_number(sim: Airtel) -> None:
+    no_funds, lost = await sim.paid(TEST + "456"), await sim.paid(TEST + "457")
+
+    assert (await sim.refund(no_funds)).code == "DP00800001007"
+    assert (await sim.refund(lost)).status == 504
+    assert (await sim.charged(no_funds), await sim.charged(lost)) == (0, 1)
+
+
+@pytest.mark.parametrize("fault", [{"kind": "late_success", "ms": 50}, {"kind": "payer", "decision": "ignore"}])
+async def test_a_refund_may_be_ambiguous(sim: Airtel, fault: dict[str, Any]) -> None:
+    airtel_money_id = await sim.paid()
+    await sim.fault(**fault, operation="refund", times=1)
+
+    assert (await sim.refund(airtel_money_id)).code == "DP00800001000"
+    if fault["kind"] == "late_success":
+
+        async def moved() -> bool:
+            return await sim.charged(airtel_money_id) == 1
+
+        await until(moved)
+    else:
+        assert await sim.charged(airtel_money_id) == 0
+
+
+async def test_without_dedupe_a_refund_is_done_twice(sim: Airtel) -> None:
+    airtel_money_id = await sim.paid()
+    await sim.fault("no_dedupe", operation="refund")
+
+    for _ in range(2):
+        assert (await sim.refund(airtel_money_id)).word == "SUCCESS"
+    assert await sim.charged(airtel_money_id) == 2
+
+
+# Signatures.
+
+
+async def test_a_changed_byte_is_refused(start: Start) -> None:
+    sim = await start(signing="required")
+    payout = {"payee": {"msisdn": PAYER}, "reference": "x", "transaction": {"amount": 1, "id": "payout1"}}
+    for path, code, ask in (
+        ("/merchant/v1/payments/", "DP00800001026",
+         {"reference": "x", "subscriber": {"msisdn": PAYER}, "transaction": {"amount": 1, "id": "collection1"}}),
+        ("/standard/v2/disbursements/", "DP00900001016", {**payout, "pin": await sim.sealed(airtel.PIN.encode())}),
+    ):  # fmt: skip
+        body = json.dumps(ask).encode()
+        headers = await sim.signature(body)
+        signature = headers["x-signature"]
+
+        for refused in (
+            await sim.post(path, body),
+            await sim.post(path, body.replace(b'"amount": 1', b'"amount": 9'), headers),
+            await sim.post(path, body + b" ", headers),
+            await sim.post(path, body, {**headers, "x-signature": signature[:-8] + "AAAAAAA="}),
+            await sim.post(path, body, {**headers, "x-signature": "é"}),
+            await sim.post(path, body, {**headers, "x-key": signature}),
+            await sim.post(path, body, {**headers, "x-key": None}),
+        ):
+            assert refused.code == code
+        assert (await sim.books())["movements"] == []
+        assert (await sim.post(path, body, headers)).code in ("DP00800001006", "DP00900001001")
+        await sim.call("DELETE", "/_sim/books")
+
+
+async def test_a_signature_is_checked_where_there_is_one(sim: Airtel) -> None:
+    assert (await sim.collect()).code == "DP00800001006"
+    assert (await sim.collect(headers={"x-signature": "x", "x-key": "y"})).code == "DP00800001026"
+
+
+# Callbacks.
+
+
+def right(transaction: bytes, key: str = KEY) -> str:
+    return base64.b64encode(hmac.new(key.encode(), transaction, hashlib.sha256).digest()).decode()
+
+
+def raw_transaction(body: bytes) -> bytes:
+    return body[body.index(b": ") + 2 : body.index(b"}") + 1]
+
+
+async def test_callbacks_have_no_hash_until_there_is_a_key(start: Start, shop: Shop) -> None:
+    sim = await start(callback_url=shop.url)
+    reference = ref()
+    await sim.collect(reference)
+
+    [told] = await shop.wait()
+
+    transaction = told["transaction"]
+    assert shop.got[0][0] == "POST"
+    assert set(told) == {"transaction"}
+    assert set(transaction) == {"id", "message", "status_code", "airtel_money_id"}
+    assert (transaction["id"], transaction["status_code"]) == (reference, "TS")
+    status = (await sim.status(reference)).json["data"]["transaction"]
+    assert transaction["airtel_money_id"] == status["airtel_money_id"]
+
+
+@pytest.mark.parametrize("over", ["raw", "compact"])
+async def test_a_hash_is_of_the_transaction(start: Start, shop: Shop, over: str) -> None:
+    sim = await start(callback_url=shop.url, callback_key=KEY, callback_hash=over)
+    await sim.collect(payer=TEST + "407")
+
+    [told] = await shop.wait()
+
+    assert told["transaction"]["status_code"] == "TF"
+    assert "airtel_money_id" not in told["transaction"]
+    raw = raw_transaction(shop.got[0][1])
+    compact = json.dumps(told["transaction"], separators=(",", ":")).encode()
+    assert raw != compact
+    assert told["hash"] == right(raw if over == "raw" else compact)
+
+
+async def test_callbacks_may_tell_what_is_not_final(start: Start, shop: Shop) -> None:
+    sim = await start(callback_url=shop.url, callback_on="all", prompt_ms=500)
+    await sim.collect()
+
+    told = await shop.wait(2)
+
+    assert [one["transaction"]["status_code"] for one in told] == ["TIP", "TS"]
+
+
+async def test_a_callback_is_tried_again_when_told_so(start: Start, shop: Shop) -> None:
+    shop.statuses = [500, 503]
+    sim = await start(callback_url=shop.url, callback_retry_ms=[1, 1, 1])
+    await sim.collect(reference := ref())
+
+    await shop.wait(3)
+
+    async def three() -> bool:
+        sent = (await sim.call("GET", f"/_sim/callbacks?reference={reference}")).json["callbacks"]
+        return [one["answer"] for one in sent] == [500, 503, 200]
+
+    await until(three)
+
+
+async def test_callbacks_go_wrong_on_demand(start: Start, shop: Shop) -> None:
+    sim = await start(callback_url=shop.url, callback_key=KEY)
+    await sim.fault("lost", reference=(lost := ref()))
+    await sim.collect(lost)
+    await sim.settled(lost)
+    await sim.fault("duplicated", reference=(twice := ref()))
+    await sim.fault("reordered", reference=twice)
+    await sim.fault("unsigned", reference=(unsigned := ref()))
+    await sim.fault("forged", reference=(forged := ref()))
+    await sim.fault("payer", decision="ignore", reference=forged)
+    await sim.fault("late", reference=(late := ref()), ms=50)
+    for one in (twice, unsigned, forged, late):
+        await sim.collect(one)
+
+    told = await shop.wait(6)
+
+    def got(reference: str) -> list[tuple[str, bool]]:
+        return [
+            (one["transaction"]["status_code"], one.get("hash") == right(raw_transaction(body)))
+            for one, (_, body) in zip(told, shop.got, strict=True)
+            if one["transaction"]["id"] == reference
+        ]
+
+    assert got(lost) == []
+    assert got(twice) == [("TS", True), ("TS", True), ("TIP", True)]
+    assert got(unsigned) == [("TS", False)]
+    assert got(forged) == [("TS", False)]
+    assert got(late) == [("TS", True)]
+    assert await sim.charged(forged) == 0
+
+
+async def test_a_callback_can_be_sent_by_hand(start: Start, shop: Shop) -> None:
+    sim = await start(callback_key=KEY)
+    reference = ref()
+    await sim.collect(reference, payer=TEST + "453")
+
+    async def order(**order: Any) -> Answer:
+        return await sim.call("POST", "/_sim/callbacks", json=order)
+
+    assert (await order(reference=reference)).status == 400  # nowhere to send it
+    assert (await order(reference=reference, url="nonsense")).status == 400
+    assert (await order(reference="unknown")).status == 404
+    assert (await order(reference=reference, url=shop.url, status="TS", signed="wrong")).json["answer"] == 200
+    assert (await order(reference="invented", provider="airtel", url=shop.url)).json["answer"] == 200
+
+    first, second = await shop.wait(2)
+    assert (first["transaction"]["status_code"], first["transaction"]["id"]) == ("TS", reference)
+    assert first["hash"] != right(raw_transaction(shop.got[0][1]))
+    assert second["transaction"]["id"] == "invented"
+    assert second["hash"] == right(raw_transaction(shop.got[1][1]))
+
+
+# Faults.
+
+
+@pytest.mark.parametrize(
+    ("decision", "word", "code"),
+    [("approve", "TS", "DP00800001001"), ("reject", "TF", "DP00800001008"), ("expire", "TE", "DP00800001029"),
+     ("no_funds", "TF", "DP00800001007"), ("fail", "TF", "DP00800001009")],
+)  # fmt: skip
+async def test_the_payer_decides(sim: Airtel, decision: str, word: str, code: str) -> None:
+    await sim.fault("payer", decision=decision, msisdn=f"260{PAYER}")
+    await sim.collect(reference := ref())
+
+    settled = await sim.settled(reference)
+
+    assert (settled.word, settled.code) == (word, code)
+
+
+async def test_a_failure_may_be_taken_back(start: Start, shop: Shop) -> None:
+    sim = await start(callback_url=shop.url)
+    await sim.fault("late_success", ms=50, after_failure=True)
+    await sim.collect(reference := ref())
+
+    told = await shop.wait(2)
+
+    assert sorted(one["transaction"]["status_code"] for one in told) == ["TF", "TS"]
+    await sim.settled(reference, "TS")
+    assert await sim.charged(reference) == 1
+
+
+async def test_a_transaction_may_be_hidden_or_told_wrong(sim: Airtel) -> None:
+    reference = ref()
+    await sim.collect(reference)
+    await sim.settled(reference)
+    await sim.fault("not_found_for", ms=86_400_000, times=1)
+    await sim.fault("wrong_amount", amount="99")
+    await sim.fault("wrong_currency", currency="USD")
+    await sim.fault("wrong_payer", payer="260960000999")
+
+    assert (await sim.status(reference)).code == "DP00800001025"
+    assert (await sim.status(reference)).json["data"]["transaction"]["message"] == "Paid USD 99, 260960000999."
+    (movement,) = (await sim.books(f"?reference={reference}"))["movements"]
+    assert (movement["amount"], movement["msisdn"]) == ("10.5", f"260{PAYER}")
+
+
+@pytest.mark.parametrize("operation", ["create", "payout"])
+async def test_an_answer_is_lost_after_it_was_done(sim: Airtel, operation: str) -> None:
+    reference = ref()
+    await sim.fault("drop_after", operation=operation, times=1)
+
+    with pytest.raises(aiohttp.ClientError):
+        await (sim.collect if operation == "create" else sim.pay_out)(reference)
+
+    async def moved() -> bool:
+        return await sim.charged(reference) == 1
+
+    await until(moved)
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ("status", {"status": {"code": "503", "message": "No.", "result_code": "ESB000010", "success": False,
+                               "response_code": "X"}}),
+        ("status_code", {"status_code": "X", "status_message": "No."}),
+        ("error", {"error": "X", "error_description": "No."}),
+    ],
+)  # fmt: skip
+async def test_an_error_has_three_shapes(sim: Airtel, shape: str, told: Any) -> None:
+    await sim.fault("error_before", operation="create", status=503, shape=shape, code="X", message="No.")
+
+    answer = await sim.collect()
+
+    assert (answer.status, answer.json) == (503, told)
+
+
+@pytest.mark.parametrize("operation", ["token", "check", "create", "payout", "refund", "status"])
+async def test_every_operation_can_break(sim: Airtel, operation: str) -> None:
+    sealed = await sim.sealed(airtel.PIN.encode())
+    payout = {"payee": {"msisdn": PAYER}, "reference": "x", "pin": sealed, "transaction": {"amount": 1, "id": ref()}}
+    await sim.fault("error_before", operation=operation, status=500, shape="empty")
+    calls = {
+        "token": sim.log_in(),
+        "check": sim.get("/v1/rsa/encryption-keys"),
+        "create": sim.collect(),
+        "payout": sim.post("/standard/v2/disbursements/", payout),
+        "refund": sim.refund("x"),
+        "status": sim.status("x"),
+    }
+
+    broken = {name: (await call).status for name, call in calls.items()}
+
+    assert broken == {name: 500 if name == operation else 200 for name in calls}
+
+
+async def test_a_restart_forgets_and_a_path_that_is_not_there_has_no_route(sim: Airtel) -> None:
+    await sim.collect(reference := ref())
+    await sim.settled(reference)
+    airtel_money_id = await sim.paid()
+
+    await sim.call("DELETE", "/_sim/payments")
+
+    assert (await sim.status(reference)).code == "DP00800001025"
+    assert (await sim.refund(airtel_money_id)).code == "DP00800001025"
+    assert (await sim.get("/merchant/v3/payments/")).status == 404
+
+
+async def test_a_pin_shows_nowhere(sim: Airtel) -> None:
+    await sim.pay_out(pin="97531")
+
+    shown = (await sim.call("GET", "/_sim/requests")).body
+
+    assert b'"pin":"[hidden]"' in shown
+    assert b"97531" not in shown
+    assert sim.token.encode() not in shown
