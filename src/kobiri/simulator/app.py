@@ -278,7 +278,7 @@ def _shown_options(stage: Stage) -> dict[str, Any]:
     if stage.current_options is None:
         return {}
     shown: dict[str, Any] = msgspec.to_builtins(stage.current_options.now)
-    hidden = ("webhook_secret", "api_key", "api_tokens", "subscription_keys")
+    hidden = ("client_secret", "pin", "callback_key", "webhook_secret", "api_key", "api_tokens", "subscription_keys")
     return {name: "[hidden]" if name in hidden and value else value for name, value in shown.items()}
 
 
