@@ -3,7 +3,7 @@
 import typer
 
 from kobiri import __version__
-from kobiri.cli import db, demo, events, keys, processes, tenants
+from kobiri.cli import db, demo, events, keys, processes, statements, tenants
 from kobiri.cli.output import Json, emit
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.add_typer(db.app, name="db")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
 app.add_typer(events.app, name="events")
+app.add_typer(statements.app, name="statements")
 
 
 @app.command()
