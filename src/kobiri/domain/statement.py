@@ -50,58 +50,52 @@ class Layout:
 
 DAY_FIRST = ("%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d-%m-%Y %H:%M:%S", "%d-%m-%Y %H:%M")
 
-LAYOUTS: Mapping[str, Layout] = {
-    "mtn": Layout(
-        {
-            "reference": ("external id", "external transaction id", "externalid"),
-            "their_id": ("id", "financial transaction id", "financialtransactionid", "transaction id"),
-            "amount": ("amount",),
-            "currency": ("currency", "amount currency"),
-            "payer": ("from", "from msisdn", "payer", "msisdn"),
-            "payee": ("to", "to msisdn", "payee"),
-            "at": ("date", "date time", "transaction date"),
-            "status": ("status", "transaction status"),
-            "type": ("type", "transaction type"),
-        },
-        DAY_FIRST,
-        LUSAKA,
-    ),
-    "airtel": Layout(
-        {
-            "reference": ("reference", "reference id", "external id", "partner transaction id", "external reference"),
-            "their_id": ("transaction id", "airtel money id", "txn id"),
-            "amount": ("transaction amount", "amount", "txn amount"),
-            "currency": ("currency", "transaction currency"),
-            "payer": ("sender msisdn", "payer msisdn", "msisdn", "sender", "from"),
-            "payee": ("receiver msisdn", "payee msisdn", "receiver", "to"),
-            "at": ("transaction date and time", "transaction date", "date time", "date"),
-            "status": ("transaction status", "status"),
-            "type": ("transaction type", "service type", "type"),
-        },
-        DAY_FIRST,
-        LUSAKA,
-    ),
-    "generic": Layout(
-        {
-            "reference": ("reference", "our reference", "provider reference", "external id"),
-            "their_id": ("transaction id", "provider transaction id", "their id"),
-            "amount": ("amount",),
-            "currency": ("currency",),
-            "payer": ("msisdn", "number", "phone", "payer"),
-            "payee": ("payee",),
-            "at": ("time", "date", "date time", "at"),
-            "status": ("status",),
-            "type": ("type", "kind"),
-        },
-        DAY_FIRST,
-        LUSAKA,
-    ),
+GENERIC: Mapping[str, tuple[str, ...]] = {
+    "reference": ("reference", "our reference", "provider reference", "external id"),
+    "their_id": ("transaction id", "provider transaction id", "their id"),
+    "amount": ("amount",),
+    "currency": ("currency",),
+    "payer": ("msisdn", "number", "phone", "payer"),
+    "payee": ("payee",),
+    "at": ("time", "date", "date time", "at"),
+    "status": ("status",),
+    "type": ("type", "kind"),
 }
+MTN: Mapping[str, tuple[str, ...]] = {
+    "reference": ("external id", "external transaction id", "externalid"),
+    "their_id": ("id", "financial transaction id", "financialtransactionid", "transaction id"),
+    "amount": ("amount",),
+    "currency": ("currency", "amount currency"),
+    "payer": ("from", "from msisdn", "payer", "msisdn"),
+    "payee": ("to", "to msisdn", "payee"),
+    "at": ("date", "date time", "transaction date"),
+    "status": ("status", "transaction status"),
+    "type": ("type", "transaction type"),
+}
+AIRTEL: Mapping[str, tuple[str, ...]] = {
+    "reference": ("reference", "reference id", "external id", "partner transaction id", "external reference"),
+    "their_id": ("transaction id", "airtel money id", "txn id"),
+    "amount": ("transaction amount", "amount", "txn amount"),
+    "currency": ("currency", "transaction currency"),
+    "payer": ("sender msisdn", "payer msisdn", "msisdn", "sender", "from"),
+    "payee": ("receiver msisdn", "payee msisdn", "receiver", "to"),
+    "at": ("transaction date and time", "transaction date", "date time", "date"),
+    "status": ("transaction status", "status"),
+    "type": ("transaction type", "service type", "type"),
+}
+
+
+def _layout(own: Mapping[str, tuple[str, ...]]) -> Layout:
+    """A column that is not recognised is not read: so every layout knows the generic names too, after its own."""
+    return Layout({name: tuple(dict.fromkeys(own[name] + GENERIC[name])) for name in GENERIC}, DAY_FIRST, LUSAKA)
+
+
+LAYOUTS: Mapping[str, Layout] = {"mtn": _layout(MTN), "airtel": _layout(AIRTEL), "generic": _layout(GENERIC)}
 
 DELIMITERS = (",", ";", "\t")
 NEEDED = ("amount", "currency", "status")
 NAMES = {
-    "reference": "our reference", "their_id": "transaction id", "amount": "amount", "currency": "currency",
+    "reference": "reference", "their_id": "transaction id", "amount": "amount", "currency": "currency",
     "payer": "payer's number", "payee": "payee's number", "at": "time", "status": "status", "type": "type",
 }  # fmt: skip
 
@@ -275,14 +269,19 @@ def _read_header(number: int, text: str, layout: Layout) -> _Columns:
     delimiter = max(DELIMITERS, key=lambda one: (len(_found(readings[one], layout)), len(readings[one])))
     names = readings[delimiter]
     found = _found(names, layout)
-    missing = [name for name in NEEDED if name not in found]
-    if not missing and not ({"reference", "their_id"} & set(found) or {"payer", "at"} <= set(found)):
-        missing = ["reference", "their_id"]
+    missing = [_named(name, layout) for name in NEEDED if name not in found]
+    if not ({"reference", "their_id"} & set(found) or {"payer", "at"} <= set(found)):
+        missing.append(f"{_named('reference', layout)} or {_named('their_id', layout)}")
     if missing:
-        wanted = " and ".join(f"the {NAMES[name]} ({', '.join(layout.columns[name])})" for name in missing)
+        wanted = " and ".join(missing)
         there = ", ".join(repr(_shown(name)) for name in names[:SHOWN]) or "none"
         raise _bad(number, f"there is no column for {wanted}; found {there}")
     return _Columns(delimiter, len(names), {name: _place(number, names, found, name) for name in found})
+
+
+def _named(name: str, layout: Layout) -> str:
+    """A field and what its column may be called."""
+    return f"the {NAMES[name]} ({', '.join(layout.columns[name])})"
 
 
 def _header_names(text: str, delimiter: str) -> list[str]:
@@ -411,7 +410,10 @@ class _Row:
         return found if found.tzinfo else found.replace(tzinfo=self.layout.zone)
 
     def _unreadable(self, name: str, advice: str = "") -> Unprocessable:
-        return _bad(self.number, f"the {NAMES[name]} {_shown(self.cells[name])!r} cannot be read{advice}")
+        text = self.cells[name]
+        if not text:
+            return _bad(self.number, f"the {NAMES[name]} is missing")
+        return _bad(self.number, f"the {NAMES[name]} {_shown(text)!r} cannot be read{advice}")
 
 
 def _parse_time(text: str, formats: tuple[str, ...]) -> datetime | None:
