@@ -90,7 +90,7 @@ def failed(payment: Payment, number: int = 2, **over: Any) -> StatementLine:
 
 
 async def reconcile(db: Database, lines: Sequence[StatementLine], **over: Any) -> Reconciliation:
-    found = Statement(tuple(lines), {}, {}, over.pop("sha256", "0" * 64))
+    found = Statement(tuple(lines), {}, {}, (), over.pop("sha256", "0" * 64))
     return await statements.reconcile(db, found, over.pop("provider", "mtn"), OPERATOR, **over)
 
 

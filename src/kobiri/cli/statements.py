@@ -140,6 +140,7 @@ def _document(found: Reconciliation) -> dict[str, object]:
         "lines": found.lines,
         "undecided": found.undecided,
         "others": found.others,
+        "unread": found.unread,
         "counts": found.counts,
         "changed": found.changed,
         "entries": [entry for entry in found.entries if entry.verdict is not Verdict.AGREED],
@@ -154,6 +155,8 @@ def _tell(console: Console, found: Reconciliation, report: str | None) -> None:
         if count:
             words = ", ".join(f"{word} ({number})" for word, number in count.items())
             console.print(f"Left out, {why}: {words}", markup=False, highlight=False)
+    if found.unread:
+        console.print(f"Columns that were not read: {', '.join(found.unread)}", markup=False, highlight=False)
     if found.period is None:
         console.print("No line bears a time, so nothing can be said about payments that are missing there.")
     interesting = [entry for entry in found.entries if entry.verdict not in QUIET]

@@ -134,11 +134,15 @@ class StatementLine:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A file that was read to its end. `undecided` and `others` count the rows that are no lines, by their word."""
+    """A file that was read to its end. `undecided` and `others` count the rows that are no lines, by their word.
+
+    `unread` are the columns that no field was found in: a reference among them would not be seen.
+    """
 
     lines: tuple[StatementLine, ...]
     undecided: Mapping[str, int]
     others: Mapping[str, int]
+    unread: tuple[str, ...]
     sha256: str
 
     @property
@@ -161,7 +165,7 @@ def read(chunks: Iterable[bytes], layout: Layout) -> Statement:
         raise Unprocessable("The file is empty.")
     if not (rows.lines or rows.undecided or rows.others):
         raise Unprocessable("The file holds a header and no line.")
-    return Statement(tuple(rows.lines), rows.undecided, rows.others, digest.hexdigest())
+    return Statement(tuple(rows.lines), rows.undecided, rows.others, rows.columns.unread, digest.hexdigest())
 
 
 # --- bytes to lines -------------------------------------------------------------------------------------------------
@@ -214,6 +218,7 @@ class _Columns:
     delimiter: str
     width: int
     at: Mapping[str, int]
+    unread: tuple[str, ...]
 
 
 class _Rows:
@@ -276,7 +281,9 @@ def _read_header(number: int, text: str, layout: Layout) -> _Columns:
         wanted = " and ".join(missing)
         there = ", ".join(repr(_shown(name)) for name in names[:SHOWN]) or "none"
         raise _bad(number, f"there is no column for {wanted}; found {there}")
-    return _Columns(delimiter, len(names), {name: _place(number, names, found, name) for name in found})
+    unread = [_shown(name) for name in dict.fromkeys(names) if name and name not in found.values()]
+    places = {name: _place(number, names, found, name) for name in found}
+    return _Columns(delimiter, len(names), places, tuple(unread[:SHOWN]))
 
 
 def _named(name: str, layout: Layout) -> str:

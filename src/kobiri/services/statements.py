@@ -51,6 +51,7 @@ class Reconciliation:
     lines: int
     undecided: Mapping[str, int]
     others: Mapping[str, int]
+    unread: Sequence[str]
     counts: Mapping[Verdict, int]
     changed: int
     entries: Sequence[Entry]
@@ -104,6 +105,7 @@ async def reconcile(
         lines=len(statement.lines),
         undecided=statement.undecided,
         others=statement.others,
+        unread=statement.unread,
         counts={verdict: counts[verdict] for verdict in Verdict},
         changed=changed,
         entries=entries,

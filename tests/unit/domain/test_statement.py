@@ -113,7 +113,9 @@ def test_delimiter_mark_and_line_ends(delimiter: str, mark: str, end: str) -> No
 
 def test_a_quoted_cell_may_hold_the_delimiter_and_unknown_columns_are_not_read() -> None:
     text = f'Message;{HEADER};"Na;me"\n"=cmd|x, y";{row()};"a ""b"""\n'.replace(",", ";")
-    assert len(read(text).lines) == 1
+    found = read(text)
+    assert len(found.lines) == 1
+    assert found.unread == ("message", "na me")
 
 
 READ: list[tuple[dict[str, str], dict[str, Any]]] = [
