@@ -372,6 +372,14 @@ async def test_a_payment_with_another_transaction_id_does_not_fit(db: Database, 
     assert verdicts(await reconcile(db, [by_facts(payment, their_id=None)]))[Verdict.AGREED] == 1
 
 
+async def test_a_payment_that_was_never_sent_does_not_fit(db: Database, tenant_id: TenantId, made: Maker) -> None:
+    sent = await made(Status.TIMEOUT)
+    waiting = await insert(db, make_payment(tenant_id, attempt=0, payer=sent.payer))
+    found = await reconcile(db, [by_facts(sent)])
+    assert entry(found).payment_id == sent.id
+    assert (await get(db, waiting)).payment == waiting
+
+
 async def test_facts_fit_only_payments_of_the_accounts_that_are_known(db: Database, made: Maker) -> None:
     here, there = await made(Status.SUCCESSFUL), await made(Status.TIMEOUT, account_fingerprint="elsewhere")
     found = await reconcile(db, [line_of(here, 2), by_facts(there, 3)])

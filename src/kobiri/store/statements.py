@@ -62,7 +62,8 @@ ORDER BY l.number
 """  # noqa: S608  # the same
 
 # Both sides must be alone: one line for the payment, one payment for the line. Payments that a stronger mark has taken
-# ($9) are none, nor are those whose transaction at the provider is known to be another.
+# ($9) are none, nor are those whose transaction at the provider is known to be another, nor those that surely never
+# reached it (Payment.surely_unsent).
 BY_FACTS = f"""
 SELECT DISTINCT ON (number) * FROM (
     SELECT l.number,
@@ -74,6 +75,7 @@ SELECT DISTINCT ON (number) * FROM (
     WHERE p.provider = $1 AND {SAME_DIRECTION}
         AND p.created_at BETWEEN $13::timestamptz - $12 AND $14::timestamptz + $11
         AND NOT (l.bears_id AND p.provider_transaction_id IS NOT NULL)
+        AND NOT ((p.attempt = 0 OR p.unsent) AND NOT p.sent_before AND p.accepted_at IS NULL)
         AND ($10::text[] IS NULL OR p.account_fingerprint = ANY ($10))
         AND NOT EXISTS (SELECT FROM unnest($9::uuid[]) AS taken (id) WHERE taken.id = p.id)
 ) pairs
