@@ -1,0 +1,395 @@
+"""A statement is read whole, or refused in one sentence that names the line."""
+
+import hashlib
+import re
+import tracemalloc
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kobiri.domain import statement
+from kobiri.domain.errors import Unprocessable
+from kobiri.domain.ids import PaymentId, TenantId
+from kobiri.domain.money import Money
+from kobiri.domain.outcome import Declined, FailureCode, Succeeded
+from kobiri.domain.payment import Status
+from kobiri.domain.statement import LAYOUTS, Counterpart, Statement, StatementLine, Verdict
+
+GENERIC = LAYOUTS["generic"]
+HEADER = "reference,transaction_id,time,status,amount,currency,msisdn,type"
+REFERENCE = "0b7a0f5e-3c1d-4a54-9a55-6a1de0f5b001"
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "statements.md").read_text()
+EXAMPLES = re.findall(r"```csv layout=(\w+)\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
+def row(**over: str) -> str:
+    cells = {
+        "reference": REFERENCE,
+        "transaction_id": "4711",
+        "time": "2026-11-24 13:05:00",
+        "status": "successful",
+        "amount": "10.00",
+        "currency": "ZMW",
+        "msisdn": "260961234567",
+        "type": "payment",
+    } | over
+    return ",".join(cells[name] for name in HEADER.split(","))
+
+
+def read(text: str | bytes, layout: str = "generic") -> Statement:
+    data = text.encode() if isinstance(text, str) else text
+    return statement.read((data[start : start + 7] for start in range(0, len(data), 7)), LAYOUTS[layout])
+
+
+def line(**over: str) -> StatementLine:
+    [found] = read(f"{HEADER}\n{row(**over)}\n").lines
+    return found
+
+
+def refusal(text: str | bytes) -> str:
+    with pytest.raises(Unprocessable) as caught:
+        read(text)
+    assert "\n" not in caught.value.detail
+    return caught.value.detail
+
+
+# --- what is read ---------------------------------------------------------------------------------------------------
+
+
+def test_a_line_as_it_is_read() -> None:
+    text = f"{HEADER}\n{row()}\n"
+    found = read(text)
+    assert found.lines == (
+        StatementLine(
+            number=2,
+            our_reference=REFERENCE,
+            their_id="4711",
+            money=Money(1_000, "ZMW"),
+            msisdn="260961234567",
+            at=datetime(2026, 11, 24, 11, 5, tzinfo=UTC),
+            status="successful",
+            direction="in",
+            word="successful",
+        ),
+    )
+    assert found.sha256 == hashlib.sha256(text.encode()).hexdigest()
+    assert found.period == (found.lines[0].at, found.lines[0].at)
+    assert "260961234567" not in repr(found)
+
+
+@pytest.mark.parametrize(("layout", "text"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+def test_the_examples_of_the_document_are_read(layout: str, text: str) -> None:
+    lines = read(text, layout).lines
+    assert [one.number for one in lines] == [2, 3]
+    assert lines[0].our_reference is not None
+    assert lines[1].our_reference is None
+    assert [str(one.money) for one in lines] == ["10.00", "25.50"]
+    assert all(one.at is not None and one.at.utctimetuple()[:4] == (2026, 11, 24, 11) for one in lines)
+    assert all(re.fullmatch(r"260[97][567]\d{7}", one.msisdn or "") for one in lines)
+
+
+def test_every_layout_has_an_example_and_every_name_stands_in_the_document() -> None:
+    assert {name for name, _ in EXAMPLES} == set(LAYOUTS)
+    known = {re.sub(r"[\W_]+", " ", name.casefold()) for name in re.findall(r"`([^`\n]+)`", DOCUMENT)}
+    words = statement.SUCCESSFUL_WORDS | statement.FAILED_WORDS | statement.UNDECIDED_WORDS
+    assert words | statement.IN_WORDS | statement.OUT_WORDS <= known
+    glued = {"externalid", "financialtransactionid"}  # the spelling of the API; too odd for a table
+    assert {name for layout in LAYOUTS.values() for names in layout.columns.values() for name in names} <= known | glued
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_delimiter_mark_and_line_ends(delimiter: str, mark: str, end: str) -> None:
+    text = mark + end.join(text.replace(",", delimiter) for text in (HEADER, "", row(), row(transaction_id="2")))
+    assert [one.number for one in read(text).lines] == [3, 4]
+
+
+def test_a_quoted_cell_may_hold_the_delimiter_and_unknown_columns_are_not_read() -> None:
+    text = f'Message;{HEADER};"Na;me"\n"=cmd|x, y";{row()};"a ""b"""\n'.replace(",", ";")
+    found = read(text)
+    assert len(found.lines) == 1
+    assert found.unread == ("message", "na me")
+
+
+READ: list[tuple[dict[str, str], dict[str, Any]]] = [
+    ({"amount": "10"}, {"money": Money(1_000, "ZMW")}),
+    ({"amount": "10.5000"}, {"money": Money(1_050, "ZMW")}),
+    ({"amount": "-10.00"}, {"money": Money(1_000, "ZMW"), "direction": "out"}),
+    ({"amount": "70000", "currency": "ugx"}, {"money": Money(70_000, "UGX")}),
+    ({"type": ""}, {"direction": None}),
+    ({"type": "Refund"}, {"direction": "out"}),
+    ({"type": "MERCHANT_PAYMENT"}, {"direction": "in"}),
+    ({"status": "TF"}, {"status": "failed", "word": "tf"}),
+    ({"status": "Completed"}, {"status": "successful"}),
+    ({"reference": "", "transaction_id": "-"}, {"our_reference": None, "their_id": None}),
+    ({"msisdn": "+260 96 1234567"}, {"msisdn": "260961234567"}),
+    ({"msisdn": "0961234567"}, {"msisdn": "260961234567"}),
+    ({"msisdn": "961234567"}, {"msisdn": "260961234567"}),
+    ({"msisdn": "FRI:260961234567/MSISDN"}, {"msisdn": "260961234567"}),
+    ({"msisdn": "FRI:shop.sp/USER"}, {"msisdn": None}),
+    ({"msisdn": "26096*****67"}, {"msisdn": None}),
+    ({"msisdn": ""}, {"msisdn": None}),
+    ({"time": ""}, {"at": None}),
+    ({"time": "2026-11-24T11:05:00Z"}, {"at": datetime(2026, 11, 24, 11, 5, tzinfo=UTC)}),
+    ({"time": "2026-11-24 13:05:00.25 +0200"}, {"at": datetime(2026, 11, 24, 11, 5, 0, 250_000, tzinfo=UTC)}),
+    ({"time": "24/11/2026 13:05"}, {"at": datetime(2026, 11, 24, 11, 5, tzinfo=UTC)}),
+    ({"time": "04-03-2026 00:30:00"}, {"at": datetime(2026, 3, 3, 22, 30, tzinfo=UTC)}),
+]
+
+
+@pytest.mark.parametrize(("over", "wanted"), READ)
+def test_what_cells_mean(over: dict[str, str], wanted: dict[str, Any]) -> None:
+    found = line(**over)
+    assert {name: getattr(found, name) for name in wanted} == wanted
+
+
+def test_rows_without_a_firm_word_or_of_another_type_are_counted_and_left_out() -> None:
+    rows = [row(), row(status="PENDING"), row(status="pending", amount="?"), row(type="Fee"), row(type="Cash out")]
+    found = read("\n".join([HEADER, *rows]))
+    assert len(found.lines) == 1
+    assert (found.undecided, found.others) == ({"pending": 2}, {"fee": 1, "cash out": 1})
+
+
+def test_of_several_currencies_the_one_beside_the_amount_counts() -> None:
+    text = "Id,Amount,Currency,Status,Balance,Currency\n1,5.00,ZMW,ok,9,USD\n".replace("ok", "Successful")
+    assert read(text, "mtn").lines[0].money == Money(500, "ZMW")
+    with pytest.raises(Unprocessable, match="line 1: the column 'currency' is there 2 times"):
+        read(text.replace("Amount,Currency", "Currency,Amount"), "mtn")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_sees_a_reference_under_its_generic_name(layout: str) -> None:
+    [found] = read(f"{HEADER}\n{row()}\n", layout).lines
+    assert (found.our_reference, found.their_id) == (REFERENCE, "4711"), "unseen, it would be matched by weaker marks"
+
+
+def test_the_national_number_of_money_that_goes_out_is_the_payees() -> None:
+    text = "Id,Amount,Currency,Status,From,To\n1,-5.00,ZMW,success,FRI:shop/USER,FRI:260961234567/MSISDN\n"
+    assert read(text, "mtn").lines[0].msisdn == "260961234567"
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+REFUSED: list[tuple[dict[str, str], str]] = [
+    ({"amount": "=1+1"}, "line 2: the amount '=1+1' cannot be read"),
+    ({"amount": "+1"}, "line 2: the amount '+1' cannot be read"),
+    ({"amount": "1 000.00"}, "the amount '1 000.00' cannot be read; write it as 1000.50"),
+    ({"amount": '"1,000.00"'}, "the amount '1,000.00' cannot be read"),
+    ({"amount": '"10,50"'}, "the amount '10,50' cannot be read"),
+    ({"amount": "10.001"}, "the amount '10.001' cannot be read"),
+    ({"amount": "--1"}, "the amount"),
+    ({"amount": "1e3"}, "the amount"),
+    ({"amount": "NaN"}, "the amount"),
+    ({"amount": "0"}, "the amount"),
+    ({"amount": ""}, "line 2: the amount is missing"),
+    ({"amount": "٣"}, "the amount"),
+    ({"currency": "XYZ"}, "the currency 'XYZ' cannot be read"),
+    ({"currency": "=ZMW"}, "the currency '=ZMW' cannot be read"),
+    ({"reference": "=HYPERLINK(1)"}, "the reference '=HYPERLINK(1)' is a formula"),
+    ({"reference": "@x"}, "is a formula"),
+    ({"transaction_id": "-1"}, "the transaction id '-1' is a formula"),
+    ({"transaction_id": "4.71E+11"}, "the transaction id '4.71E+11' was rounded by a spreadsheet"),
+    ({"transaction_id": "x" * 101}, "the transaction id"),
+    ({"transaction_id": "a\x07b"}, "the transaction id"),
+    ({"status": "=1"}, "the status '=1' is a formula"),
+    ({"status": "maybe"}, "the status 'maybe' cannot be read"),
+    ({"status": ""}, "line 2: the status is missing"),
+    ({"type": "+x"}, "the type '+x' is a formula"),
+    ({"time": "2026-11-24"}, "the time '2026-11-24' cannot be read; write it as 2026-11-24 13:05:00"),
+    ({"time": "11/24/2026 13:05"}, "the time"),
+    ({"time": "2026-02-30 13:05"}, "the time"),
+    ({"time": "0001-01-01T00:00:00+14:00"}, "the time"),
+    ({"time": "9999-12-31 23:59"}, "the time"),
+    ({"time": "46350.54"}, "the time"),
+    ({"msisdn": "2.60961E+11"}, "the payer's number cannot be read"),
+    ({"msisdn": "=260961234567"}, "the payer's number cannot be read"),
+    ({"msisdn": "260211234567"}, "the payer's number cannot be read"),
+    ({"msisdn": '"x'}, "line 2: the quotation marks cannot be read"),
+    ({"msisdn": "260961234567,more"}, "line 2: 9 cells, but the header has 8"),
+]
+
+
+@pytest.mark.parametrize(("over", "wanted"), REFUSED, ids=lambda value: str(value)[:30])
+def test_one_bad_cell_refuses_the_file(over: dict[str, str], wanted: str) -> None:
+    said = refusal(f"{HEADER}\n{row(**over)}\n{row(transaction_id='good')}\n")
+    assert wanted in said
+    assert said.startswith("line 2: ")
+    assert "260961234567" not in said.removesuffix("write it as 260961234567.")
+
+
+def test_a_shifted_column_shows_no_phone_number() -> None:
+    said = refusal(f"{HEADER}\n{row(time='260961234567')}\n")
+    assert said == "line 2: the time '26096•••••67' cannot be read; write it as 2026-11-24 13:05:00."
+
+
+BAD_FILES: list[tuple[str | bytes, str]] = [
+    (b"", "The file is empty."),
+    (b"\n \r\n", "The file is empty."),
+    (HEADER, "The file holds a header and no line."),
+    (f"{HEADER}\n\n", "The file holds a header and no line."),
+    ("a,b\n1,2\n", "line 1: there is no column for the amount (amount) and the currency (currency) and the status"),
+    ("a,b\n1,2\n", "; found 'a', 'b'."),
+    ("amount,currency,status\n1,ZMW,success\n", "there is no column for the reference (reference, our reference"),
+    ("amount,amount,currency,status,reference\n", "line 1: the column 'amount' is there 2 times"),
+    (b"\xff\xfea\0m\0", "line 1: this is not UTF-8"),
+    (f"{HEADER}\n{row()}\n{row()}é".encode("latin-1"), "line 3: this is not UTF-8; save the file as CSV UTF-8."),
+    (f"{HEADER}\n{row()}\n{row(status=chr(0))}", "line 3: there is a NUL byte"),
+    (f"{HEADER}\n{row()}\n{row(reference='', amount='11')}\n", "line 3: it has the transaction id of line 2"),
+    (f"{HEADER}\n{row(transaction_id='')}\n\n{row(transaction_id='')}\n", "line 4: it is the same as line 2"),
+    ("PK\x03\x04" + "x" * 20_000, "line 1: it is longer than 16384 bytes"),
+    ('"' + HEADER, "line 1: there is no column for"),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"), BAD_FILES, ids=[f"{number} {wanted[:30]}" for number, (_, wanted) in enumerate(BAD_FILES)]
+)
+def test_what_is_no_statement_is_refused(data: str | bytes, wanted: str) -> None:
+    assert wanted in refusal(data)
+
+
+def endless(chunk: bytes) -> Iterator[bytes]:
+    yield HEADER.encode() + b"\n"
+    yield from repeat(chunk)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "wanted"),
+    [
+        (b"x" * 65_536, "line 2: it is longer than"),
+        (b"\0" * 65_536, "line 2: it is longer than"),
+        (b"\n" * 65_536, "more than 70000 lines"),
+        (b" \n" * 65_536, "more than 70000 lines"),
+        (bytes(range(255, 0, -1)) * 4, "line 2: this is not UTF-8"),
+        (b"," * 7 + b"\n", "line 2: the currency is missing"),
+        (b'"\n' * 9, "line 2: the quotation marks"),
+        (row(type="fee").encode() + b"\n", "more than 70000 lines"),
+    ],
+    ids=["no line end", "NUL", "blank lines", "spaces", "noise", "commas", "quotes", "fees"],
+)
+def test_noise_without_end_is_refused_in_constant_memory(
+    chunk: bytes, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statement, "MAX_LINES", 70_000)  # tracing a million takes a minute
+    tracemalloc.start()
+    try:
+        with pytest.raises(Unprocessable, match=wanted):
+            statement.read(endless(chunk), GENERIC)
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_is_too_large_is_refused_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statement, "MAX_FILE_BYTES", 2 * 1024**2)
+    rows = (f"{row(transaction_id=str(number))}\n".encode() for number in range(10**9))
+
+    def chunks() -> Iterator[bytes]:
+        yield HEADER.encode() + b"\n"
+        yield from rows
+
+    with pytest.raises(Unprocessable, match="The file is larger than 2 MiB"):
+        statement.read(chunks(), GENERIC)
+
+
+PIECES = st.sampled_from([
+    HEADER, "Amount;Currency;Status;Id", row(), row(amount="=1"), row(time="x"), ",", ";", "\t", "\n", "\r\n", '"',
+    "\0", "\ufeff", "é", "-", "10.00", "ZMW", "success", "260961234567", "1e9", "FRI:1/MSISDN",
+])  # fmt: skip
+
+
+def outcome(data: bytes, layout: str) -> Statement | str:
+    """What is read, or the sentence of the refusal; anything else is a failure of the test."""
+    try:
+        return statement.read([data[:99], data[99:]], LAYOUTS[layout])
+    except Unprocessable as refused:
+        return refused.detail
+
+
+@given(st.one_of(st.binary(max_size=2_000), st.lists(PIECES, max_size=40).map(lambda found: "".join(found).encode())))
+def test_any_bytes_are_lines_or_one_refusal(data: bytes) -> None:
+    for layout in LAYOUTS:
+        found = outcome(data, layout)
+        if isinstance(found, str):
+            assert 0 < len(found) < 5_000
+            assert found.isprintable()
+        else:
+            assert all(one.money.minor > 0 for one in found.lines)
+
+
+@given(st.dictionaries(st.sampled_from(HEADER.split(",")), st.text(st.characters(exclude_characters='\n\r,"'))))
+def test_any_cells_are_a_line_or_one_refusal(over: dict[str, str]) -> None:
+    found = outcome(f"{HEADER}\n{row(**over)}\n".encode(errors="surrogatepass"), "generic")
+    if isinstance(found, str):
+        assert found.startswith("line 2: ")
+        assert found.isprintable()
+    else:
+        assert len(found.lines) + sum(found.undecided.values()) + sum(found.others.values()) == 1
+        assert not any((one.their_id or "x").startswith(("=", "+", "-", "@")) for one in found.lines)
+
+
+# --- a line against a payment ---------------------------------------------------------------------------------------
+
+
+def ours(status: Status, **over: Any) -> Counterpart:
+    known: dict[str, Any] = {
+        "tenant_id": TenantId("t"),
+        "payment_id": PaymentId("p"),
+        "kind": "collection",
+        "money": Money(1_000, "ZMW"),
+        "payer": "260961234567",
+        "their_id": None,
+        "account": "somewhere",
+        "review": None,
+    }
+    return Counterpart(**(known | {"status": status} | over))
+
+
+JUDGED = [
+    ("successful", Status.PENDING, Verdict.SETTLED),
+    ("successful", Status.TIMEOUT, Verdict.SETTLED),
+    ("successful", Status.SUCCESSFUL, Verdict.AGREED),
+    ("successful", Status.REVERSED, Verdict.AGREED),
+    ("successful", Status.FAILED, Verdict.CONTRADICTING),
+    ("failed", Status.PENDING, Verdict.SETTLED),
+    ("failed", Status.TIMEOUT, Verdict.SETTLED),
+    ("failed", Status.SUCCESSFUL, Verdict.CONTRADICTING),
+    ("failed", Status.REVERSED, Verdict.AGREED),
+    ("failed", Status.FAILED, Verdict.AGREED),
+]
+
+
+@pytest.mark.parametrize(("word", "status", "verdict"), JUDGED)
+def test_what_a_line_says_of_a_payment(word: str, status: Status, verdict: Verdict) -> None:
+    assert statement.judge(line(status=word), ours(status)) is verdict
+
+
+@pytest.mark.parametrize("status", [Status.PENDING, Status.TIMEOUT, Status.SUCCESSFUL])
+@pytest.mark.parametrize("over", [{"money": Money(1_001, "ZMW")}, {"money": Money(1_000, "USD")}, {"payer": "26097"}])
+def test_another_amount_currency_or_number_settles_nothing(status: Status, over: dict[str, Any]) -> None:
+    assert statement.judge(line(), ours(status, **over)) is Verdict.DIFFERENT
+    said = statement.difference(line(), ours(status, **over))
+    assert said
+    assert "26096" not in said
+
+
+def test_a_number_that_is_not_told_is_no_difference() -> None:
+    assert statement.difference(line(msisdn=""), ours(Status.TIMEOUT)) is None
+
+
+def test_a_line_as_the_providers_word() -> None:
+    assert statement.word_of(line()) == Succeeded("4711", Money(1_000, "ZMW"), "260961234567")
+    assert statement.word_of(line(status="TF")) == Declined(FailureCode.PROVIDER_REJECTED, "tf")
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\t=1", "\r=1"])
+def test_no_cell_of_a_report_is_a_formula(text: str) -> None:
+    assert statement.formula_safe(text) == f"'{text}"
+    assert statement.formula_safe(f"a{text}") == f"a{text}"
