@@ -142,7 +142,6 @@ PROVIDERS = ("mtn", "airtel", "zamtel", "pawapay")
 MAY_NAME_A_PROVIDER = {
     "providers/": "where they live",
     "config.py": "the settings are named after them",
-    "demo.py": "it brings one up",
     "cli/": "it names their settings",
     "domain/msisdn.py": "networks: whose wallet a number is",
     "domain/statement.py": "layouts: whose columns they are",
