@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks import decoding, limit, load
+from benchmarks import decoding, hanging, limit, load
 from benchmarks.machine import Part, free_port, kobiri, process
 from benchmarks.provider import provider
 from kobiri import app, embedded, migrate
@@ -52,16 +52,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="pairs of measurements; the median counts (default 5)")
     parser.add_argument("--seconds", type=int, default=5, help="length of each measurement (default 5)")
+    parser.add_argument("--only", choices=("create", "hanging"), help="one of the two parts")
     chosen = parser.parse_args()
     home = Path(os.environ.get("KOBIRI_HOME", ".kobiri"))
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         # nginx's worker is another user when root starts it.
         Path(folder).chmod(0o755)
-        document = _measure(Path(folder), chosen.rounds, chosen.seconds)
+        document: dict[str, Any] = {}
+        if chosen.only != "hanging":
+            document |= _measure(Path(folder), chosen.rounds, chosen.seconds)
+        if chosen.only != "create":
+            document["hanging"] = _hanging(Path(folder), chosen.rounds, chosen.seconds)
     path = home / "bench.json"
     path.write_text(json.dumps(document, indent=2) + "\n")
-    _show(document, path)
+    console = Console()
+    if "create" in document:
+        _show(console, document)
+    if "hanging" in document:
+        _show_hanging(console, document["hanging"])
+    console.print(f"Written to {path}")
+
+
+def _hanging(folder: Path, rounds: int, seconds: int) -> dict[str, Any]:
+    """What everybody else notices of a provider that hangs, on a database of its own."""
+    with _database(folder / "second"), Console(stderr=True).status("A provider that hangs …"):
+        settings = _settings(folder, "http://127.0.0.1:9").model_copy(update={"kobiri_home": folder / "second"})
+        _, key = asyncio.run(_tenant(settings))
+        pepper = app.pepper(settings).decode()
+        return asyncio.run(hanging.measure(folder / "second", pepper, key, rounds, seconds))
+
+
+def _show_hanging(console: Console, found: dict[str, Any]) -> None:
+    told, cost = found["noticed"], found["waiting"]
+    console.print(f"\nA provider that hangs: {told['hanging_calls']} calls open at Zamtel, 2 API processes")
+    table = Table("", "WITHOUT", "WITH", "RATIO", box=None, pad_edge=False, header_style="bold")
+    for name, label in (("pay", "p99 of MTN's payments in ms"), ("read", "p99 of reads in ms")):
+        ms = told["p99_ms"]
+        table.add_row(label, str(ms[name]), str(ms[f"{name}_hanging"]), str(told["ratio"][name]))
+    console.print(table)
+    health = cost["health_ms"]
+    console.print(
+        f"\n{cost['waiting']} requests wait at once for a provider that takes 9 s: answered {cost['answered']},"
+        f" {cost['kb_each']} kB of memory each; health answered in {health['p50']} ms (p99 {health['p99']}, at most"
+        f" {health['max']}, {health['checks']} checks), 1 API process"
+    )
 
 
 def _measure(folder: Path, rounds: int, seconds: int) -> dict[str, Any]:
@@ -230,9 +265,8 @@ def _await_ready(base_url: str, log: Path) -> None:
     raise SystemExit(f"The API did not get ready: {log.read_text()[-2000:]}")
 
 
-def _show(document: dict[str, Any], path: Path) -> None:
+def _show(console: Console, document: dict[str, Any]) -> None:
     create, setup = document["create"], document["setup"]
-    console = Console()
     console.print(
         f"Create payment: {setup['api_processes']} API processes, {setup['connections']} connections,"
         f" provider {setup['provider']}, load {setup['load']}, worker running, {setup['cores']} cores"
@@ -250,7 +284,6 @@ def _show(document: dict[str, Any], path: Path) -> None:
     table.add_row("the same after the load", ", ".join(map(str, document["memory_mb"]["api_after_load"])))
     table.add_row("errors", f"{create['errors']} of {create['requests']}")
     console.print(table)
-    console.print(f"Written to {path}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ async def submit(
     nothing was sent is left for the next one that is open, as long as the first one's time lasts.
     """
     tried = [road]
-    ends_at = committed_at + road.account.answer_within_s
+    ends_at = time.monotonic() + road.account.answer_within_s
     while True:
         outcome = await _call(gateway, road, payment, committed_at, ends_at)
         elapsed_s = time.monotonic() - committed_at
