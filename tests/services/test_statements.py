@@ -1,6 +1,7 @@
 """Reconciliation against a real database: what a statement settles, shows, and leaves alone."""
 
 import asyncio
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,11 +12,11 @@ import pytest
 
 from kobiri.domain import statement
 from kobiri.domain.errors import Busy, NotFound
-from kobiri.domain.ids import TenantId, new_id
+from kobiri.domain.ids import ProviderReference, TenantId, new_id
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Source, Succeeded, Unknown
-from kobiri.domain.payment import Payment, Review, Status
+from kobiri.domain.payment import Payment, Review, Status, rerouted
 from kobiri.domain.statement import LAYOUTS, Statement, StatementLine, Verdict
 from kobiri.services import outcomes, statements
 from kobiri.services.statements import Entry, Reconciliation
@@ -540,3 +541,31 @@ async def test_a_file_as_it_is_read_goes_all_the_way(db: Database, made: Maker) 
     found = await statements.reconcile(db, read, "mtn", OPERATOR)
     assert verdicts(found) == {Verdict.SETTLED: 1}
     assert (await get(db, payment)).payment.provider_transaction_id == "77"
+
+
+# --- roads that were left -------------------------------------------------------------------------------------------
+
+
+async def test_a_road_on_which_nothing_was_sent_speaks_all_the_same(
+    db: Database, database: TestDatabase, made: Maker, tenant_id: TenantId
+) -> None:
+    """The payer may have paid twice: a person must look, and nothing is settled by it."""
+    await made(Status.SUCCESSFUL)  # so that there is an MTN to speak of
+    left = await insert(db, make_payment(tenant_id, payer=Msisdn(str(next(NUMBERS)))))
+    taken = replace(left, provider="pawapay", provider_reference=ProviderReference(str(uuid.uuid4())))
+    event = rerouted(left, taken, "no connection", ())
+    async with db.tenant_transaction(tenant_id) as tx:
+        assert await payments.switch_road(tx, left, taken, "no connection", event, AUTHOR, timedelta(minutes=1))
+    lines = [line_of(left)]
+
+    dry = await reconcile(db, lines, dry_run=True)
+    assert verdicts(dry)[Verdict.EARLIER_ROAD] == 1
+    assert (await get(db, left)).payment.review is None
+    found = await reconcile(db, lines)
+    assert verdicts(found)[Verdict.EARLIER_ROAD] == 1
+    after = (await get(db, left)).payment
+    assert (after.status, after.review, after.provider) == (Status.PENDING, Review.MISMATCHED, "pawapay")
+    assert (await history(database, left))[-1] == "payment.mismatched"
+    again = await reconcile(db, lines)
+    assert (verdicts(again)[Verdict.EARLIER_ROAD], again.changed) == (1, 0)
+    assert Verdict.EARLIER_ROAD not in verdicts(await reconcile(db, [failed(left)]))

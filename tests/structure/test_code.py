@@ -216,6 +216,7 @@ SEES_ALL_TENANTS = {
     "payments.match_callback": "gate: whose payment it is, is the question",
     "statements.imported_at": "operator: a statement is the platform's",
     "statements.knows_provider": "operator",
+    "statements.match_earlier_references": "operator",
     "statements.match_facts": "operator",
     "statements.match_references": "operator",
     "statements.match_their_ids": "operator",

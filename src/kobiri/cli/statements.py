@@ -33,6 +33,7 @@ MEANINGS: Mapping[Verdict, str] = {
     Verdict.CONTRADICTING: "contradicting: they and we say the opposite",
     Verdict.DIFFERENT: "different amount, currency or number",
     Verdict.SEVERAL_LINES: "several lines speak of one payment",
+    Verdict.EARLIER_ROAD: "paid by a road on which we sent nothing, as far as we saw",
     Verdict.AMBIGUOUS: "fits several payments, so none",
     Verdict.MISSING_OURS: "successful there, no payment here",
     Verdict.FAILED_UNKNOWN: "failed there, no payment here",

@@ -465,6 +465,7 @@ class Verdict(StrEnum):
     CONTRADICTING = "contradicting"
     DIFFERENT = "different"
     SEVERAL_LINES = "several_lines"
+    EARLIER_ROAD = "earlier_road"
     AMBIGUOUS = "ambiguous"
     MISSING_OURS = "missing_ours"
     FAILED_UNKNOWN = "failed_unknown"

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from kobiri.domain import statement as statements
 from kobiri.domain.errors import NotFound
-from kobiri.domain.ids import PaymentId, TenantId
+from kobiri.domain.ids import PaymentId, ProviderReference, TenantId
 from kobiri.domain.outcome import Source
 from kobiri.domain.payment import Payment, Review
 from kobiri.domain.statement import Counterpart, Statement, StatementLine, Verdict
@@ -136,7 +136,19 @@ async def _compare(db: Database, lines: Sequence[StatementLine], provider: str, 
     matches |= {match.line: match for match in fits}
     progress("Matching", len(lines), len(lines))
     speakers = Counter(match.ours.payment_id for match in matches.values() if match.ours)
-    return [_pair(line, matches.get(line.number), speakers) for line in lines]
+    earlier = await _earlier(db, provider, [line for line in lines if line.number not in matches])
+    return [earlier.get(line.number) or _pair(line, matches.get(line.number), speakers) for line in lines]
+
+
+async def _earlier(db: Database, provider: str, lines: Sequence[StatementLine]) -> dict[int, _Pair]:
+    """Lines that were paid by a road on which nothing was sent, as far as we saw, by their numbers."""
+    paid = {line.number: line for line in lines if line.status == "successful"}
+    found: dict[int, _Pair] = {}
+    for _, batch in _batches(list(paid.values())):
+        async with db.operator_transaction() as tx:
+            for match in await store.match_earlier_references(tx, provider, batch):
+                found[match.line] = _Pair(paid[match.line], match.ours, Verdict.EARLIER_ROAD)
+    return found
 
 
 def _may_fit_by_facts(line: StatementLine) -> bool:
@@ -176,7 +188,7 @@ async def _absent(
 
 # --- what follows from it -------------------------------------------------------------------------------------------
 
-CHANGING = frozenset({Verdict.SETTLED, Verdict.CONTRADICTING, Verdict.DIFFERENT})
+CHANGING = frozenset({Verdict.SETTLED, Verdict.CONTRADICTING, Verdict.DIFFERENT, Verdict.EARLIER_ROAD})
 
 
 async def _settle(
@@ -191,6 +203,9 @@ async def _settle(
         assert read is not None, "payments are never deleted"
         # It may have moved since it was matched. A lease that stands there is somebody else's.
         before = replace(read.payment, lease_token=None)
+        if verdict is Verdict.EARLIER_ROAD:
+            suspected = await outcomes.suspect(db, before, _reference(line), author)
+            return _entry(line, _counterpart(suspected), verdict, slugs, detail), suspected.version != before.version
         ours = _counterpart(before)
         verdict = statements.judge(line, ours)
         detail = _detail(line, ours, verdict)
@@ -199,6 +214,12 @@ async def _settle(
             written = after.version != before.version
             ours = _counterpart(after)
     return _entry(line, ours, verdict, slugs, detail), written
+
+
+def _reference(line: StatementLine) -> ProviderReference:
+    reference = store.reference_of(line)
+    assert reference is not None, "it was matched by it"
+    return ProviderReference(reference)
 
 
 def _has_word(line: StatementLine, ours: Counterpart, verdict: Verdict) -> bool:
@@ -211,6 +232,8 @@ def _has_word(line: StatementLine, ours: Counterpart, verdict: Verdict) -> bool:
 def _detail(line: StatementLine, ours: Counterpart | None, verdict: Verdict) -> str | None:
     if ours is None:
         return None
+    if verdict is Verdict.EARLIER_ROAD:
+        return "perhaps the payer paid twice"
     if verdict is Verdict.CONTRADICTING:
         return f"they say {line.status}, we say {ours.status}"
     different = statements.difference(line, ours)

@@ -41,17 +41,21 @@ OURS = """
 # Money that comes in is a collection, money that goes out is anything else.
 SAME_DIRECTION = "(l.direction IS NULL OR (l.direction = 'in') = (p.kind = 'collection'))"
 
-# The one place that knows under which references of ours a payment ever went out. Earlier ones join here by UNION ALL;
-# a line that failed under an earlier reference says nothing about the payment, so only successful ones may.
-REFERENCES = "SELECT provider_reference AS reference, tenant_id, id FROM payments"
-
 BY_REFERENCE = f"""
 SELECT l.number, 1 AS fits, {OURS}
 FROM unnest($2::integer[], $3::uuid[], $4::text[]) AS l (number, reference, direction)
-JOIN ({REFERENCES}) r ON r.reference = l.reference
-JOIN payments p ON p.tenant_id = r.tenant_id AND p.id = r.id
+JOIN payments p ON p.provider_reference = l.reference
 WHERE p.provider = $1 AND {SAME_DIRECTION}
 """  # noqa: S608  # put together from the constants above
+
+# References that a payment had before, on roads on which nothing was sent.
+BY_EARLIER_REFERENCE = f"""
+SELECT l.number, 1 AS fits, {OURS}
+FROM unnest($2::integer[], $3::uuid[], $4::text[]) AS l (number, reference, direction)
+JOIN attempts a ON a.provider_reference = l.reference
+JOIN payments p ON p.tenant_id = a.tenant_id AND p.id = a.payment_id
+WHERE a.provider = $1 AND {SAME_DIRECTION}
+"""  # noqa: S608  # the same
 
 BY_THEIR_ID = f"""
 SELECT DISTINCT ON (l.number) l.number, count(*) OVER (PARTITION BY l.number) AS fits, {OURS}
@@ -68,13 +72,13 @@ BY_FACTS = f"""
 SELECT DISTINCT ON (number) * FROM (
     SELECT l.number,
         greatest(count(*) OVER (PARTITION BY l.number), count(*) OVER (PARTITION BY p.tenant_id, p.id)) AS fits, {OURS}
-    FROM unnest($2::integer[], $3::bigint[], $4::text[], $5::text[], $6::timestamptz[], $7::boolean[], $8::text[])
-        AS l (number, amount_minor, currency, payer, at, bears_id, direction)
+    FROM unnest($2::integer[], $3::bigint[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[])
+        AS l (number, amount_minor, currency, payer, at, their_id, direction)
     JOIN payments p ON p.payer = l.payer AND p.amount_minor = l.amount_minor AND p.currency = l.currency
         AND p.created_at BETWEEN l.at - $12::interval AND l.at + $11::interval
     WHERE p.provider = $1 AND {SAME_DIRECTION}
         AND p.created_at BETWEEN $13::timestamptz - $12 AND $14::timestamptz + $11
-        AND NOT (l.bears_id AND p.provider_transaction_id IS NOT NULL)
+        AND (l.their_id = p.provider_transaction_id) IS NOT FALSE
         AND NOT ((p.attempt = 0 OR p.unsent) AND NOT p.sent_before AND p.accepted_at IS NULL)
         AND ($10::text[] IS NULL OR p.account_fingerprint = ANY ($10))
         AND NOT EXISTS (SELECT FROM unnest($9::uuid[]) AS taken (id) WHERE taken.id = p.id)
@@ -114,10 +118,19 @@ async def imported_at(tx: Tx, provider: str, sha256: str) -> datetime | None:
 
 async def match_references(tx: Tx, provider: str, lines: Sequence[StatementLine]) -> list[Match]:
     """The payments that went out under the lines' references; lines with another's reference are left out."""
+    return await _match_references(tx, BY_REFERENCE, provider, lines)
+
+
+async def match_earlier_references(tx: Tx, provider: str, lines: Sequence[StatementLine]) -> list[Match]:
+    """The payments that had the lines' references before, on roads on which nothing was sent."""
+    return await _match_references(tx, BY_EARLIER_REFERENCE, provider, lines)
+
+
+async def _match_references(tx: Tx, sql: str, provider: str, lines: Sequence[StatementLine]) -> list[Match]:
     ours = [(line, reference) for line in lines if (reference := reference_of(line)) is not None]
     rows = await _fetch(
         tx,
-        BY_REFERENCE,
+        sql,
         provider,
         [line.number for line, _ in ours],
         [reference for _, reference in ours],
@@ -163,7 +176,7 @@ async def match_facts(
         [line.money.currency for line, _ in told],
         [line.msisdn for line, _ in told],
         [at for _, at in told],
-        [line.their_id is not None for line, _ in told],
+        [line.their_id for line, _ in told],
         [line.direction for line, _ in told],
         list(taken),
         None if fingerprints is None else list(fingerprints),
