@@ -68,13 +68,13 @@ BY_FACTS = f"""
 SELECT DISTINCT ON (number) * FROM (
     SELECT l.number,
         greatest(count(*) OVER (PARTITION BY l.number), count(*) OVER (PARTITION BY p.tenant_id, p.id)) AS fits, {OURS}
-    FROM unnest($2::integer[], $3::bigint[], $4::text[], $5::text[], $6::timestamptz[], $7::boolean[], $8::text[])
-        AS l (number, amount_minor, currency, payer, at, bears_id, direction)
+    FROM unnest($2::integer[], $3::bigint[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[])
+        AS l (number, amount_minor, currency, payer, at, their_id, direction)
     JOIN payments p ON p.payer = l.payer AND p.amount_minor = l.amount_minor AND p.currency = l.currency
         AND p.created_at BETWEEN l.at - $12::interval AND l.at + $11::interval
     WHERE p.provider = $1 AND {SAME_DIRECTION}
         AND p.created_at BETWEEN $13::timestamptz - $12 AND $14::timestamptz + $11
-        AND NOT (l.bears_id AND p.provider_transaction_id IS NOT NULL)
+        AND coalesce(p.provider_transaction_id = l.their_id, true)
         AND NOT ((p.attempt = 0 OR p.unsent) AND NOT p.sent_before AND p.accepted_at IS NULL)
         AND ($10::text[] IS NULL OR p.account_fingerprint = ANY ($10))
         AND NOT EXISTS (SELECT FROM unnest($9::uuid[]) AS taken (id) WHERE taken.id = p.id)
@@ -163,7 +163,7 @@ async def match_facts(
         [line.money.currency for line, _ in told],
         [line.msisdn for line, _ in told],
         [at for _, at in told],
-        [line.their_id is not None for line, _ in told],
+        [line.their_id for line, _ in told],
         [line.direction for line, _ in told],
         list(taken),
         None if fingerprints is None else list(fingerprints),
