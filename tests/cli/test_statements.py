@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -123,6 +124,22 @@ def test_the_report_holds_every_line_and_no_formula_or_number(cli: Cli, file: Pa
     assert "26096123456" not in report.read_text()
     refused = cli.refusal("statements", "import", str(file), "--provider", "mtn", "--report", str(report))
     assert refused == ("file", f"{report}: it exists already; a report overwrites nothing.")
+
+
+def test_what_a_provider_once_told_us_is_no_formula_either(
+    cli: Cli, tmp_path: Path, database: TestDatabase, there: list[Payment]
+) -> None:
+    asyncio.run(database.fetch("UPDATE payments SET provider_transaction_id = '=1+1' WHERE status = 'SUCCESSFUL'"))
+    path, report = tmp_path / "others.csv", tmp_path / "report.csv"
+    moments = [there[0].created_at + timedelta(minutes=minutes) for minutes in (-1, 1)]
+    strangers = [
+        row(there[0], reference="x", transaction_id=f"x{number}", time=at.isoformat(), msisdn="")
+        for number, at in enumerate(moments)
+    ]
+    path.write_text("\n".join([HEADER, *strangers]))
+    counts = imported(cli, path, "--report", str(report))["counts"]
+    assert (counts["missing_theirs"], counts["timeout_missing_theirs"]) == (1, 1)
+    assert ",'=1+1," in report.read_text()
 
 
 def test_it_reads_standard_input(cli: Cli, file: Path, database: TestDatabase) -> None:

@@ -291,12 +291,18 @@ def test_a_file_that_is_too_large_is_refused_at_the_limit(monkeypatch: pytest.Mo
     monkeypatch.setattr(statement, "MAX_FILE_BYTES", 2 * 1024**2)
     rows = (f"{row(transaction_id=str(number))}\n".encode() for number in range(10**9))
 
+    taken = 0
+
     def chunks() -> Iterator[bytes]:
+        nonlocal taken
         yield HEADER.encode() + b"\n"
-        yield from rows
+        for chunk in rows:
+            taken += len(chunk)
+            yield chunk
 
     with pytest.raises(Unprocessable, match="The file is larger than 2 MiB"):
         statement.read(chunks(), GENERIC)
+    assert taken < 2.1 * 1024**2
 
 
 PIECES = st.sampled_from([
