@@ -1,6 +1,7 @@
 """The composition root: settings become pool, accounts and gateway, these the API or the worker. Nothing else wires."""
 
 import asyncio
+import base64
 import ctypes
 import functools
 import hashlib
@@ -25,12 +26,16 @@ from kobiri.api.state import ApiState
 from kobiri.api.throttle import Throttle
 from kobiri.config import ConfigurationError, Settings, load
 from kobiri.domain import webhook
+from kobiri.domain.envelope import MasterKeys
 from kobiri.providers import registry
+from kobiri.providers.base import Provider, ProviderSpec
 from kobiri.services.access import Access
+from kobiri.services.accounts import Make, TenantAccount
+from kobiri.services.accounts import load as load_accounts
 from kobiri.services.gateway import Gateway
 from kobiri.services.reviews import Operator
 from kobiri.services.roads import Road
-from kobiri.services.routing import Roads
+from kobiri.services.routing import OwnRoads, Roads
 from kobiri.store.db import Database
 from kobiri.worker import loop, tasks
 
@@ -39,6 +44,7 @@ log = structlog.get_logger(__name__)
 NOTE_KEY_USE_S = 60
 OPERATOR_CONNECTIONS = 2
 SECRETS_FILE = "secrets"
+MASTER_KEYS_FILE = "master-keys"
 DRAIN = signal.SIGUSR1
 
 
@@ -87,6 +93,50 @@ def pepper(settings: Settings) -> bytes:
     return path.read_text().strip().encode()
 
 
+def master_keys(settings: Settings) -> MasterKeys | None:
+    """KOBIRI_MASTER_KEYS, or those that are kept beside the embedded database. None: nothing can be sealed."""
+    if settings.kobiri_master_keys is not None:
+        return MasterKeys.parse(settings.kobiri_master_keys.get_secret_value())
+    if not settings.uses_embedded_database:
+        return None
+    path = settings.kobiri_home / MASTER_KEYS_FILE
+    if not path.exists():
+        _write_secret(path, f"first:{base64.b64encode(secrets.token_bytes(32)).decode()}")
+    return MasterKeys.parse(path.read_text().strip())
+
+
+def account_maker(settings: Settings) -> Make:
+    """How a merchant's account becomes a provider; None where something that it needs is not there."""
+
+    def make(account: TenantAccount) -> Provider | None:
+        entry = registry.BY_ID.get(account.provider)
+        if entry is None:
+            return None
+        made = registry.account(
+            settings,
+            entry.spec,
+            base_url=account.base_url,
+            mode=account.mode,
+            values=account.values,
+            callback_url=callback_url(settings, account),
+            webhook_secrets=tuple(secret.encode() for secret in account.webhook_secrets),
+        )
+        return entry.build(made) if made is not None else None
+
+    return make
+
+
+def callback_url(settings: Settings, account: TenantAccount) -> str | None:
+    """Where the provider posts about an account's payments; the last part is a secret."""
+    base = settings.public_base_url
+    return f"{base}/api/v1/webhooks/{account.provider}/{account.callback_token}" if base else None
+
+
+def provider_specs() -> dict[str, ProviderSpec]:
+    """What each provider declares."""
+    return {provider: entry.spec for provider, entry in registry.BY_ID.items()}
+
+
 def platform_roads(settings: Settings) -> list[Road]:
     """The platform's own provider accounts, as far as the environment names them, in the registry's order."""
     made = ((entry, registry.platform_account(settings, entry.spec)) for entry in registry.PROVIDERS)
@@ -110,9 +160,17 @@ async def gateway(settings: Settings) -> Gateway:
         pool_size=settings.database_pool_size,
         statement_cache_size=settings.database_statement_cache_size,
     )
+    keys = master_keys(settings)
+    own = OwnRoads(lambda tenant_id: load_accounts(db, keys, tenant_id), account_maker(settings))
     return Gateway(
         db=db,
-        roads=Roads(db, platform_roads(settings), closed=registry.switched_off(settings)),
+        roads=Roads(
+            db,
+            platform_roads(settings),
+            registry.switched_off(settings),
+            own,
+            longest_question_s=registry.longest_answer_s(settings),
+        ),
         render=render_payment,
         send_within=timedelta(seconds=settings.payment_send_within_seconds),
         expires_after=settings.expires_after,

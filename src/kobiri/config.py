@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kobiri.domain import webhook
+from kobiri.domain.envelope import MasterKeys
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -54,6 +55,8 @@ class Settings(BaseSettings):
 
     # Secrets. Without a pepper and with the embedded database one is made and kept under KOBIRI_HOME.
     api_key_pepper: SecretStr | None = None
+    # Under which the merchants' provider credentials are sealed; made and kept in the same way.
+    kobiri_master_keys: SecretStr | None = None
 
     # Providers. Connections of one account: so many calls at once, and one that hangs takes no place from another.
     provider_max_connections: Annotated[int, Field(ge=1, le=10_000)] = 2_000
@@ -178,6 +181,13 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 32:
             raise ValueError("must have at least 32 characters; make one with: openssl rand -hex 32")
+        return value
+
+    @field_validator("kobiri_master_keys")
+    @classmethod
+    def _master_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            MasterKeys.parse(value.get_secret_value())
         return value
 
     @field_validator("operator_webhook_url")

@@ -165,6 +165,8 @@ async def test_a_payment_that_is_declined_at_once(gateway: Api, simulator: Simul
 async def test_callbacks_that_bear_a_true_signature_and_health(gateway: Api) -> None:
     check(await Sample.of("postCallback").send(gateway), "postCallback", "taken")
     check(await Sample.of("putCallback").send(gateway), "putCallback", "taken")
+    for operation_id in ("postAccountCallback", "putAccountCallback"):  # the example's account is nobody's
+        await refuse(gateway, errors.NotFound, operation_id, await Sample.of(operation_id).send(gateway), exactly=False)
     check(await Sample.of("getLiveness").send(gateway), "getLiveness", "live")
     check(await Sample.of("getReadiness").send(gateway), "getReadiness", "ready")
     gateway.app.state.api.draining = True
@@ -182,6 +184,8 @@ def test_every_documented_request_is_sent_by_a_test_above() -> None:
         "predictProvider": 1,
         "postCallback": 1,
         "putCallback": 1,
+        "postAccountCallback": 1,
+        "putAccountCallback": 1,
         "getCallbackHealth": 1,
         "getLiveness": 1,
         "getReadiness": 1,

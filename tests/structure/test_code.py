@@ -69,6 +69,8 @@ def test_an_import_that_points_up_is_found(tmp_path: Path) -> None:
 PUBLIC = {
     ("POST", "/api/v1/webhooks/{provider:str}"): "providers have no key of ours; what they say is checked or asked for",
     ("PUT", "/api/v1/webhooks/{provider:str}"): "the same",
+    ("POST", "/api/v1/webhooks/{provider:str}/{token:str}"): "the same, for a merchant's own account",
+    ("PUT", "/api/v1/webhooks/{provider:str}/{token:str}"): "the same",
     ("GET", "/health/live"): "orchestrators have no key",
     ("GET", "/health/ready"): "the same",
     ("GET", "/docs"): "the reference is no secret",
@@ -204,6 +206,12 @@ def test_sql_is_the_stores() -> None:
 CARRIES_A_TENANT = {"tenant_id", "payment", "before", "claim"}
 
 SEES_ALL_TENANTS = {
+    "accounts.insert": "operator",
+    "accounts.match": "gate: whose account a callback's path names, is the question",
+    "accounts.replace": "operator",
+    "accounts.rewrap": "operator",
+    "accounts.set_enabled": "operator",
+    "accounts.wrapped_otherwise": "operator: a new master key is for all",
     "callbacks.purge": "worker",
     "events.seal": "worker",
     "idempotency.purge": "worker",

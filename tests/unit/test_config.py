@@ -20,6 +20,7 @@ SECRETS = {
     "MTN_COLLECTION_API_KEY": "hunter2",
     "MTN_COLLECTION_SUBSCRIPTION_KEY": "hunter2",
     "MTN_COLLECTION_PRIMARY_KEY": "hunter2",
+    "KOBIRI_MASTER_KEYS": "hunter2:aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1bnQ=",
     "OPERATOR_WEBHOOK_URL": "https://ops.example.com/hunter2",
     "OPERATOR_WEBHOOK_SECRET": "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1",
     "MTN_DISBURSEMENT_API_KEY": "hunter2",

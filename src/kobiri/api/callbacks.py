@@ -36,6 +36,32 @@ async def put_callback(request: AnyRequest, provider: FromPath[str], body: RawBo
     return await _receive(request, provider, body)
 
 
+@post(
+    "/webhooks/{provider:str}/{token:str}",
+    opt={"public": True},
+    status_code=200,
+    summary="Take a callback for an account of yours",
+)
+async def post_account_callback(
+    request: AnyRequest, provider: FromPath[str], token: FromPath[str], body: RawBody
+) -> Taken:
+    """What the provider says about a payment by one of your own accounts. The token names the account: keep it."""
+    return await _receive(request, provider, body, token)
+
+
+@put(
+    "/webhooks/{provider:str}/{token:str}",
+    opt={"public": True},
+    status_code=200,
+    summary="Take a callback for an account of yours",
+)
+async def put_account_callback(
+    request: AnyRequest, provider: FromPath[str], token: FromPath[str], body: RawBody
+) -> Taken:
+    """The same by PUT, which some of MTN's platforms use."""
+    return await _receive(request, provider, body, token)
+
+
 @get("/webhooks/{provider:str}/status", opt={"scope": "payments:read"}, summary="See how callbacks arrive")
 async def callback_status(request: AnyRequest, provider: FromPath[str]) -> CallbackHealth:
     """Your payments' callbacks from this provider in the last 24 hours."""
@@ -51,7 +77,7 @@ async def callback_status(request: AnyRequest, provider: FromPath[str]) -> Callb
     )
 
 
-async def _receive(request: AnyRequest, provider: str, body: bytes) -> Taken:
+async def _receive(request: AnyRequest, provider: str, body: bytes, token: str | None = None) -> Taken:
     state: ApiState = request.app.state.api
     address = source_address(request.scope, state.trusted_proxies)
     # Only bad callbacks count against an address: a provider that posts thousands from one must not be refused.
@@ -66,7 +92,7 @@ async def _receive(request: AnyRequest, provider: str, body: bytes) -> Taken:
     author = Author(f"provider:{provider}"[:80], request.scope["state"]["request_id"])
     known = False
     try:
-        known = await service.receive(state.gateway, state.refusals, provider, callback, author)
+        known = await service.receive(state.gateway, state.refusals, provider, token, callback, author)
     except service.OUR_TROUBLE:
         known = True
         raise

@@ -19,6 +19,7 @@ CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 NO_TRACE = b"0" * 32
 BODY_WITHIN_S = 15
+ACCOUNT_PATH = re.compile(r"(/webhooks/[^/]*/+)(?!status/*$)[^/].*", re.DOTALL)
 QUIET = ("/health/live", "/health/ready")
 
 
@@ -74,12 +75,17 @@ class Observe:
             write(
                 "request",
                 method=scope["method"],
-                path=scope["path"][:200],
+                path=shown(scope["path"]),
                 status=status,
                 duration_ms=round((time.perf_counter() - began) * 1000, 1),
                 tenant_id=caller.tenant_id if caller else None,
                 payment_id=state.get("payment_id"),
             )
+
+
+def shown(path: str) -> str:
+    """For logs: an account's callback token is a secret."""
+    return ACCOUNT_PATH.sub(r"\1[hidden]", path)[:200]
 
 
 def _ids_from(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

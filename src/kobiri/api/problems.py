@@ -7,6 +7,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import Method
 from litestar.utils.path import normalize_path
 
+from kobiri.api.observe import shown
 from kobiri.api.throttle import QuotaUsedUp
 from kobiri.domain import errors
 from kobiri.domain.errors import KobiriError
@@ -102,7 +103,7 @@ def answer_framework_error(request: Request, error: HTTPException) -> Response[b
 
 def answer_defect(request: Request, error: Exception) -> Response[bytes]:  # type: ignore[type-arg]
     """A bug of ours: told in the log, not to the client."""
-    log.error("request.crashed", exc_info=error, path=request.scope["path"])
+    log.error("request.crashed", exc_info=error, path=shown(request.scope["path"]))
     return answer_error(request, errors.InternalError())
 
 

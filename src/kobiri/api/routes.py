@@ -24,6 +24,8 @@ API = Router(
         providers.predict_provider,
         callbacks.post_callback,
         callbacks.put_callback,
+        callbacks.post_account_callback,
+        callbacks.put_account_callback,
         callbacks.callback_status,
     ],
 )

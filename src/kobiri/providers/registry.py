@@ -65,6 +65,11 @@ def switched_off(settings: Settings) -> list[str]:
     return [entry.spec.id for entry in PROVIDERS if not getattr(settings, f"{entry.spec.id}_enabled", True)]
 
 
+def longest_answer_s(settings: Settings) -> float:
+    """The longest time that any provider gets for an answer to a question, in seconds."""
+    return max(_answer_within_s(settings, entry.spec) for entry in PROVIDERS)
+
+
 def account(
     settings: Settings,
     spec: ProviderSpec,
@@ -90,13 +95,17 @@ def account(
         values=known,
         callback_url=callback_url,
         webhook_secrets=webhook_secrets,
-        answer_within_s=getattr(settings, f"{spec.id}_timeout_seconds", None) or spec.answer_within_s,
+        answer_within_s=_answer_within_s(settings, spec),
         deadline_s=max(
-            getattr(settings, f"{spec.id}_deadline_seconds", None) or spec.deadline_s,
-            getattr(settings, f"{spec.id}_timeout_seconds", None) or spec.answer_within_s,
+            getattr(settings, f"{spec.id}_deadline_seconds", None) or spec.deadline_s, _answer_within_s(settings, spec)
         ),
         max_connections=settings.provider_max_connections,
     )
+
+
+def _answer_within_s(settings: Settings, spec: ProviderSpec) -> float:
+    within_s: float = getattr(settings, f"{spec.id}_timeout_seconds", None) or spec.answer_within_s
+    return within_s
 
 
 def _text(value: object) -> str | None:

@@ -12,16 +12,20 @@ from kobiri.domain.signature import is_genuine
 from kobiri.providers.base import Authenticity, Callback, CallbackWord, Provider, Unreadable
 from kobiri.services import outcomes
 from kobiri.services.access import Caller
+from kobiri.services.accounts import token_hash
 from kobiri.services.gateway import Gateway
 from kobiri.services.roads import Road
-from kobiri.store import callbacks, payments
+from kobiri.store import accounts, callbacks, payments
 from kobiri.store.callbacks import Health, Verdict
 from kobiri.store.db import PLATFORM, LockTimeout
 from kobiri.store.payments import Author, Match
 
 log = structlog.get_logger(__name__)
 
-KEPT_HEADERS = ("content-type", "user-agent", "x-signature-256", "x-reference-id")
+KEPT_HEADERS = (
+    "content-type", "user-agent", "x-reference-id", "x-signature-256", "content-digest", "signature-date",
+    "signature-input", "signature",
+)  # fmt: skip
 REFUSED_KEPT_EVERY_S = 1.0
 
 OUR_TROUBLE = (Unavailable,)  # no fault of whoever callback
@@ -45,14 +49,23 @@ class Refusals:
         return count
 
 
-async def receive(gateway: Gateway, refusals: Refusals, provider_id: str, callback: Callback, author: Author) -> bool:
-    """Take one callback. When this returns, what is genuine is stored and the provider may be told 200.
+async def receive(
+    gateway: Gateway,
+    refusals: Refusals,
+    provider_id: str,
+    token: str | None,
+    callback: Callback,
+    author: Author,
+) -> bool:
+    """Take one callback, by the platform's path or (with a token) by that of a merchant's own account.
+
+    When this returns, what is genuine is stored and the provider may be told 200.
 
     False: nobody signed it and no payment of ours is meant, so it may be a stranger's.
 
     Raises NotFound (no such provider here), Unauthenticated (not signed as it must be), Unprocessable (no callback).
     """
-    road = gateway.roads.receiver(provider_id)
+    road = await _receiver(gateway, provider_id, token)
     if road is None:
         raise NotFound("There is no such provider here.")
     provider = road.provider
@@ -83,6 +96,17 @@ async def receive(gateway: Gateway, refusals: Refusals, provider_id: str, callba
     else:
         await _look_soon(gateway, tenant_id, payment_id)
     return True
+
+
+async def _receiver(gateway: Gateway, provider_id: str, token: str | None) -> Road | None:
+    if token is None:
+        return gateway.roads.receiver(provider_id)
+    async with gateway.db.gate_transaction() as tx:
+        match = await accounts.match(tx, token_hash(token))
+    if match is None or match[2] != provider_id:
+        return None
+    tenant_id, account_id, _ = match
+    return await gateway.roads.of_account(tenant_id, provider_id, account_id)
 
 
 async def _authenticity(provider: Provider, callback: Callback) -> Authenticity:

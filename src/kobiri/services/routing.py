@@ -1,14 +1,17 @@
 """Which roads lead to a wallet now, in order, and why the others do not."""
 
+import asyncio
 import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Collection as Group
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kobiri.domain.errors import AmountOutOfLimits, NoRoute, RouteClosed
-from kobiri.domain.ids import TenantId
+from kobiri.domain.ids import AccountId, TenantId
 from kobiri.domain.money import Money
 from kobiri.domain.payment import Kind, Mode, Payment
+from kobiri.services.accounts import Make, TenantAccount
 from kobiri.services.roads import Road
 from kobiri.store import switches
 from kobiri.store.db import Database
@@ -20,6 +23,10 @@ VERBS: Mapping[Kind, str] = {
     "refund": "refunds {} to",
 }
 REMEMBER_S = 5.0
+REMEMBER_TENANTS = 1_000
+CLOSING_MARGIN_S = 10.0  # after the longest call of an account that was replaced
+
+AccountsOf = Callable[[TenantId], Awaitable[Sequence[TenantAccount]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +48,108 @@ class Route:
     passed_over: tuple[str, ...]
 
 
-class Roads:
-    """The roads of this process. `closed`: providers that the settings switch off."""
+@dataclass(slots=True)
+class _Own:
+    """The roads of one merchant's own accounts, as they were when last read."""
 
-    def __init__(self, db: Database, platform: Sequence[Road], closed: Group[str] = ()) -> None:
+    read_at: float
+    roads: dict[AccountId, tuple[int, Road]] = field(default_factory=dict)
+
+
+class OwnRoads:
+    """The roads of the merchants' own accounts: made when first wanted, and kept while their account is unchanged."""
+
+    def __init__(self, accounts_of: AccountsOf, make: Make) -> None:
+        self._accounts_of = accounts_of
+        self._make = make
+        self._known: OrderedDict[TenantId, _Own] = OrderedDict()
+        self._reading: dict[TenantId, asyncio.Task[_Own]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def of_tenant(self, tenant_id: TenantId) -> list[Road]:
+        """Five seconds old at most. All who ask at once share one look."""
+        own = self._known.get(tenant_id)
+        if own is None or time.monotonic() - own.read_at >= REMEMBER_S:
+            reading = self._reading.get(tenant_id)
+            if reading is None:
+                reading = self._reading[tenant_id] = asyncio.create_task(self._read(tenant_id))
+                reading.add_done_callback(lambda _: self._reading.pop(tenant_id, None))
+            own = await asyncio.shield(reading)
+        return [road for _, road in own.roads.values()]
+
+    async def close(self) -> None:
+        for closing in self._closing:
+            closing.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        for own in self._known.values():
+            for _, road in own.roads.values():
+                await road.close()
+
+    async def _read(self, tenant_id: TenantId) -> _Own:
+        accounts = await self._accounts_of(tenant_id)
+        before = self._known.get(tenant_id) or _Own(0.0)
+        own = _Own(time.monotonic())
+        for account in accounts:
+            version, road = before.roads.get(account.id, (0, None))
+            if road is None or version != account.version:
+                road = self._road(account)
+            if road is not None:
+                road.disabled_because = account.disabled_reason
+                own.roads[account.id] = (account.version, road)
+        kept = {id(road) for _, road in own.roads.values()}
+        self._close_later(road for _, road in before.roads.values() if id(road) not in kept)
+        self._known[tenant_id] = own
+        self._known.move_to_end(tenant_id)
+        if len(self._known) > REMEMBER_TENANTS:
+            _, forgotten = self._known.popitem(last=False)
+            self._close_later(road for _, road in forgotten.roads.values())
+        return own
+
+    def _road(self, account: TenantAccount) -> Road | None:
+        provider = self._make(account)
+        if provider is None:
+            return None
+        return Road(
+            provider,
+            account_id=account.id,
+            priority=account.priority,
+            limits_minor=(account.min_minor, account.max_minor),
+        )
+
+    def _close_later(self, roads: Iterable[Road]) -> None:
+        """Calls that are open go on to their end."""
+
+        async def close(road: Road) -> None:
+            try:
+                await asyncio.sleep(road.account.deadline_s + CLOSING_MARGIN_S)
+            finally:
+                await road.close()
+
+        for road in roads:
+            task = asyncio.create_task(close(road))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+
+class Roads:
+    """The roads of this process. `closed`: providers that the settings switch off. `own` None: platform's alone.
+
+    `longest_question_s`: the longest time that a question may take, over all accounts there may be.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        platform: Sequence[Road],
+        closed: Group[str] = (),
+        own: OwnRoads | None = None,
+        *,
+        longest_question_s: float = 10.0,
+    ) -> None:
+        self.longest_question_s = longest_question_s
         self._db = db
         self._platform = tuple(platform)
+        self._own = own
         self._closed = dict.fromkeys(closed, "by the settings")
         self._switches: Mapping[str, str] = {}
         self._switches_read_at = float("-inf")
@@ -67,23 +170,27 @@ class Roads:
     async def another(self, payment: Payment, tried: Group[Road]) -> Route:
         """The open roads for a payment that could not be sent by those that were tried."""
         wanted = Wanted(payment.tenant_id, payment.kind, payment.network, payment.mode, payment.money)
-        untried = [road for road in await self.of_tenant(payment.tenant_id) if road not in tried]
-        route, _ = choose(untried, wanted, await self.switched_off())
-        return route
+        route, _ = choose(await self.of_tenant(payment.tenant_id), wanted, await self.switched_off())
+        return Route(tuple(road for road in route.roads if road not in tried), route.passed_over)
 
     async def of_payment(self, payment: Payment) -> Road | None:
         """The account that this payment uses, or None when there is no such account any more.
 
         It may point elsewhere by now (another fingerprint): then what it does not know proves nothing.
         """
-        for road in await self.of_tenant(payment.tenant_id):
-            if road.spec.id == payment.provider and road.account_id == payment.account_id:
+        return await self.of_account(payment.tenant_id, payment.provider, payment.account_id)
+
+    async def of_account(self, tenant_id: TenantId, provider: str, account_id: AccountId | None) -> Road | None:
+        """A merchant's own account, or (None) the platform's at this provider."""
+        for road in await self.of_tenant(tenant_id):
+            if road.spec.id == provider and road.account_id == account_id:
                 return road
         return None
 
-    async def of_tenant(self, tenant_id: TenantId) -> Sequence[Road]:  # noqa: ARG002
-        """The roads that this tenant may use."""
-        return self._platform
+    async def of_tenant(self, tenant_id: TenantId) -> Sequence[Road]:
+        """The roads that this tenant may use: its own accounts' first, then the platform's."""
+        own = await self._own.of_tenant(tenant_id) if self._own else []
+        return (*own, *self._platform)
 
     async def switched_off(self) -> Mapping[str, str]:
         """The providers that an operator or the settings switched off, with the reason; five seconds old at most."""
@@ -98,25 +205,28 @@ class Roads:
         """The platform's account at a provider, by whose path a callback came in."""
         return next((road for road in self._platform if road.spec.id == provider), None)
 
-    @property
-    def longest_question_s(self) -> float:
-        """The longest time that a question may take, over all accounts."""
-        return max((road.account.answer_within_s for road in self._platform), default=10.0)
-
     async def close(self) -> None:
+        if self._own is not None:
+            await self._own.close()
         for road in self._platform:
             await road.close()
 
 
 def choose(roads: Sequence[Road], wanted: Wanted, switched_off: Mapping[str, str]) -> tuple[Route, frozenset[str]]:
-    """The route, and of which sorts the refusals were: "config", "limits", "closed"."""
+    """The route, and of which sorts the refusals were: "config", "limits", "closed".
+
+    A merchant's money never lands in another's account because its own is down: with an account of its own that
+    serves this, the platform's are no road for it (docs/decisions/0015).
+    """
     taken: list[Road] = []
     passed_over: list[str] = []
     sorts: set[str] = set()
-    for road in sorted(roads, key=lambda road: road.priority):
-        if wanted.network not in road.spec.networks:
-            continue
+    reaching = [road for road in roads if wanted.network in road.spec.networks]
+    has_own = any(road.account_id and not road.disabled_because and not _unfit(road, wanted) for road in reaching)
+    for road in sorted(reaching, key=lambda road: (road.account_id is None, road.priority)):
         refusal = _refusal(road, wanted, switched_off)
+        if has_own and road.account_id is None:
+            refusal = ("config", "the merchant has accounts of its own")
         if refusal is None:
             taken.append(road)
         else:

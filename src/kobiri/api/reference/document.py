@@ -179,6 +179,7 @@ def _parameter(draft: Schema, drafts: Schema) -> Schema:
 PARAMETERS = {
     ("path", "payment_id"): "The payment's `id`.",
     ("path", "provider"): "Which provider: mtn.",
+    ("path", "token"): "The account's secret part of the address, as `kobiri accounts set` printed it.",
     ("query", "status"): "Only payments that stand so.",
     ("query", "provider"): "Only those that took this provider's road, such as mtn.",
     ("query", "reference"): "Only those with this reference of yours.",

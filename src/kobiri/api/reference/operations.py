@@ -126,6 +126,7 @@ CALLBACK = {
     "financialTransactionId": "348213907",
 }
 CALLBACK_BODY = json.dumps(CALLBACK, indent=2)
+ACCOUNT_TOKEN = "Zk3xQ0aY7bN1cV5dM9eL2fK8"  # noqa: S105  # of nobody
 CALLBACK_SIGNATURE = "sha256=" + hmac.digest(WEBHOOK_SECRET.encode(), CALLBACK_BODY.encode(), hashlib.sha256).hex()
 
 
@@ -379,7 +380,7 @@ OPERATIONS = (
                                 "provider_name": "MTN MoMo",
                                 "account_id": None,
                                 "networks": ["mtn"],
-                                "kind": "collection",
+                                "kind": kind,
                                 "currencies": ["ZMW"],
                                 "min_amount": None,
                                 "max_amount": None,
@@ -387,6 +388,7 @@ OPERATIONS = (
                                 "open": True,
                                 "closed_because": None,
                             }
+                            for kind in ("collection", "payout", "refund")
                         ]
                     }
                 },
@@ -457,6 +459,50 @@ OPERATIONS = (
                 "MTN says that it is paid",
                 "PUT",
                 "/api/v1/webhooks/mtn",
+                {**JSON, "x-signature-256": CALLBACK_SIGNATURE},
+                CALLBACK_BODY,
+                by_key=False,
+            ),
+        ),
+        answers=(Answer(200, "Taken.", "CallbackTaken", {"taken": {"status": "taken"}}),),
+        errors=ON_A_CALLBACK,
+        body="Callback",
+        headers=("XSignature256",),
+    ),
+    Operation(
+        handler="post_account_callback",
+        id="postAccountCallback",
+        tag="Callbacks",
+        text=(
+            "For the provider of an account of your own: the address that `kobiri accounts set` printed. Its last part"
+            " is a secret. Only payments that went by this account are meant, and its own webhook secret is asked for."
+        ),
+        requests=(
+            Request(
+                "MTN says that it is paid",
+                "POST",
+                f"/api/v1/webhooks/mtn/{ACCOUNT_TOKEN}",
+                {**JSON, "x-signature-256": CALLBACK_SIGNATURE},
+                CALLBACK_BODY,
+                by_key=False,
+            ),
+        ),
+        answers=(Answer(200, "Taken.", "CallbackTaken", {"taken": {"status": "taken"}}),),
+        errors=ON_A_CALLBACK,
+        body="Callback",
+        headers=("XSignature256",),
+    ),
+    Operation(
+        handler="put_account_callback",
+        id="putAccountCallback",
+        summary="Take a callback for an account of yours by PUT",
+        tag="Callbacks",
+        text="The same by PUT, which some of MTN's platforms use.",
+        requests=(
+            Request(
+                "MTN says that it is paid",
+                "PUT",
+                f"/api/v1/webhooks/mtn/{ACCOUNT_TOKEN}",
                 {**JSON, "x-signature-256": CALLBACK_SIGNATURE},
                 CALLBACK_BODY,
                 by_key=False,

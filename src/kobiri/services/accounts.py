@@ -1,0 +1,336 @@
+"""The merchants' own provider accounts: stored sealed, checked by a real call, shown never."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+
+from kobiri.domain import envelope
+from kobiri.domain.envelope import CannotOpen, MasterKeys
+from kobiri.domain.errors import Conflict, NotFound, Unprocessable
+from kobiri.domain.ids import AccountId, TenantId, new_id
+from kobiri.domain.payment import Mode
+from kobiri.providers.base import Provider, ProviderSpec
+from kobiri.store import accounts, events, tenants
+from kobiri.store.accounts import StoredAccount
+from kobiri.store.db import Database, Tx
+
+log = structlog.get_logger(__name__)
+
+CHECK_WITHIN_S = 15.0
+REWRAPPED_AT_ONCE = 100
+TOKEN_BYTES = 24
+MAX_VALUE, MAX_REASON, MAX_NAME = 8_192, 500, 100
+
+
+@dataclass(frozen=True, slots=True)
+class TenantAccount:
+    """A merchant's account with its credentials open. Nothing secret shows. Amounts are minor units."""
+
+    id: AccountId
+    tenant_id: TenantId
+    provider: str
+    mode: Mode
+    name: str
+    base_url: str
+    currency: str
+    min_minor: int | None
+    max_minor: int | None
+    priority: int
+    version: int
+    values: Mapping[str, str] = field(repr=False)
+    callback_token: str = field(repr=False)
+    webhook_secrets: tuple[str, ...] = field(repr=False)
+    disabled_reason: str | None = None
+
+
+Make: TypeAlias = Callable[[TenantAccount], Provider | None]
+
+
+class _Sealed(msgspec.Struct):
+    """What is secret of an account."""
+
+    values: dict[str, str]
+    callback_token: str
+    webhook_secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """An account as its owner describes it. What is None is taken from the provider, or stays as it was."""
+
+    provider: str
+    mode: Mode
+    name: str
+    values: Mapping[str, str] = field(repr=False)
+    base_url: str | None = None
+    currency: str | None = None
+    min_minor: int | None = None
+    max_minor: int | None = None
+    priority: int = 100
+    webhook_secret: str | None = field(default=None, repr=False)
+
+
+async def load(db: Database, keys: MasterKeys | None, tenant_id: TenantId) -> list[TenantAccount]:
+    """A merchant's accounts, the first to be tried first, disabled ones too. One that does not open is left out."""
+    async with db.tenant_transaction(tenant_id) as tx:
+        stored = await accounts.list_of(tx, tenant_id)
+    found = []
+    for account in stored:
+        try:
+            found.append(_open(keys, account))
+        except CannotOpen as error:
+            log.warning("account.unreadable", account_id=account.id, tenant_id=tenant_id, reason=str(error))
+    return found
+
+
+async def list_all(db: Database, slug: str) -> list[StoredAccount]:
+    """What may be shown of a merchant's accounts. Raises NotFound."""
+    async with db.operator_transaction() as tx:
+        return await accounts.list_of(tx, await _tenant_id(tx, slug))
+
+
+async def save(
+    db: Database,
+    keys: MasterKeys | None,
+    specs: Mapping[str, ProviderSpec],
+    make: Make,
+    slug: str,
+    wish: Wish,
+    actor: str,
+    *,
+    unchecked_because: str | None = None,
+) -> TenantAccount:
+    """Store an account, in place of the merchant's account of this name and mode where there is one.
+
+    The provider is asked first whether it takes these credentials; `unchecked_because` leaves that out.
+    Raises NotFound, Unprocessable (what is wrong with it), Conflict (somebody else was first).
+    """
+    spec = specs.get(wish.provider)
+    if spec is None:
+        raise NotFound(f"There is no provider {wish.provider!r}; there are {', '.join(specs)}.")
+    if keys is None:
+        raise Unprocessable("Credentials are stored sealed: set KOBIRI_MASTER_KEYS first (see .env.example).")
+    _check_wish(spec, wish)
+    async with db.operator_transaction() as tx:
+        tenant_id = await _tenant_id(tx, slug)
+        before = await accounts.find(tx, tenant_id, wish.mode, wish.name)
+    if before is not None and before.provider != wish.provider:
+        raise Conflict(f"{wish.name!r} is an account at {before.provider}: give the new one another name.")
+    account = _account(spec, wish, tenant_id, _open(keys, before) if before else None)
+    account = await _checked(make, account, wish, unchecked_because)
+    stored = _seal(keys, account)
+    async with db.operator_transaction() as tx:
+        written = await (accounts.replace(tx, stored) if before else accounts.insert(tx, stored))
+        if not written:
+            raise Conflict("Somebody else has changed this account meanwhile: look again.")
+        facts = {"provider": account.provider, "mode": account.mode, "name": account.name, "version": account.version}
+        if unchecked_because is not None:
+            facts["unchecked_because"] = unchecked_because
+        type_ = "account.replaced" if before else "account.created"
+        await events.insert(tx, tenant_id, type_, account.id, actor, facts)
+    return account
+
+
+async def check(db: Database, keys: MasterKeys | None, make: Make, slug: str, mode: Mode, name: str) -> str | None:
+    """Ask the provider whether it takes a stored account: None, or why not. Raises NotFound, Unprocessable."""
+    async with db.operator_transaction() as tx:
+        stored = await _get(tx, await _tenant_id(tx, slug), mode, name)
+    try:
+        provider = make(_open(keys, stored))
+    except CannotOpen as error:
+        raise Unprocessable(str(error)) from None
+    if provider is None:
+        return "some of its fields are missing"
+    try:
+        return await provider.check(within_s=CHECK_WITHIN_S)
+    finally:
+        await provider.close()
+
+
+async def turn(db: Database, slug: str, mode: Mode, name: str, reason: str, actor: str, *, enabled: bool) -> None:
+    """Enable or disable an account for new payments; running ones are followed. Raises NotFound, Unprocessable."""
+    if not 1 <= len(reason.strip()) <= MAX_REASON:
+        raise Unprocessable(f"A reason of 1 to {MAX_REASON} characters is required: the merchant sees it.")
+    async with db.operator_transaction() as tx:
+        tenant_id = await _tenant_id(tx, slug)
+        stored = await _get(tx, tenant_id, mode, name)
+        await accounts.set_enabled(tx, stored, None if enabled else reason)
+        type_ = "account.enabled" if enabled else "account.disabled"
+        await events.insert(tx, tenant_id, type_, stored.id, actor, {"name": name, "reason": reason})
+
+
+async def rotate(db: Database, keys: MasterKeys | None, actor: str) -> int:
+    """Wrap every data key by the first master key; how many were not yet. Safe to repeat and to interrupt.
+
+    Raises Unprocessable when one cannot be opened by the keys that are there.
+    """
+    if keys is None:
+        raise Unprocessable("Set KOBIRI_MASTER_KEYS first: the new key in front, the old one behind it.")
+    count = 0
+    while True:
+        async with db.operator_transaction() as tx:
+            batch = await accounts.wrapped_otherwise(tx, keys.first, REWRAPPED_AT_ONCE)
+            for stored in batch:
+                try:
+                    wrapped = envelope.rewrap(keys, stored.envelope, _belongs_to(stored), os.urandom)
+                except CannotOpen as error:
+                    raise Unprocessable(f"Account {stored.id} ({stored.name}): {error}") from None
+                await accounts.rewrap(tx, stored, wrapped)
+                await events.insert(tx, stored.tenant_id, "account.rotated", stored.id, actor, {"key": keys.first})
+        count += len(batch)
+        if len(batch) < REWRAPPED_AT_ONCE:
+            return count
+
+
+def token_hash(token: str) -> bytes:
+    """Under which an account is found by the path of a callback."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _check_wish(spec: ProviderSpec, wish: Wish) -> None:
+    fields = {known.name: known for known in spec.fields}
+    unknown = sorted(set(wish.values) - set(fields))
+    if unknown:
+        raise Unprocessable(f"{spec.name} has no field {unknown[0][:40]!r}; there are {', '.join(fields)}.")
+    for name, known in fields.items():
+        given = wish.values.get(name)
+        if given is None and known.default is None and not known.optional:
+            raise Unprocessable(f"{spec.name} needs the field {name} ({known.label}).")
+        if given is not None and known.choices and given not in known.choices:
+            raise Unprocessable(f"{name} must be one of {', '.join(known.choices)}.")
+        if given is not None and not 1 <= len(given) <= MAX_VALUE:
+            raise Unprocessable(f"{name} must have 1 to {MAX_VALUE} characters.")
+    if not 1 <= len(wish.name) <= MAX_NAME or not wish.name.isprintable():
+        raise Unprocessable(f"The name must have 1 to {MAX_NAME} printable characters.")
+    if wish.base_url is not None and not _is_safe_address(wish.base_url):
+        raise Unprocessable("The base URL must be https, such as https://api.example.com, without a query.")
+    least, most = wish.min_minor, wish.max_minor
+    if least is not None and most is not None and least > most:
+        raise Unprocessable("The smallest amount is larger than the largest.")
+
+
+def _is_safe_address(url: str) -> bool:
+    """Credentials travel encrypted; on this very machine (a simulator) they need not."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    plain = parts.scheme == "http" and (host == "localhost" or _is_loopback(host))
+    whole = bool(host) and not (parts.query or parts.fragment or parts.username) and len(url) <= 2048
+    return whole and (parts.scheme == "https" or plain)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _account(spec: ProviderSpec, wish: Wish, tenant_id: TenantId, before: TenantAccount | None) -> TenantAccount:
+    old_secrets = before.webhook_secrets[:1] if before else ()
+    new_secrets = (wish.webhook_secret,) if wish.webhook_secret else ()
+    return TenantAccount(
+        id=before.id if before else AccountId(new_id()),
+        tenant_id=tenant_id,
+        provider=spec.id,
+        mode=wish.mode,
+        name=wish.name,
+        base_url=wish.base_url or (before.base_url if before else spec.base_url),
+        currency=wish.currency or "",
+        min_minor=wish.min_minor,
+        max_minor=wish.max_minor,
+        priority=wish.priority,
+        version=before.version + 1 if before else 1,
+        values=dict(wish.values),
+        callback_token=before.callback_token if before else secrets.token_urlsafe(TOKEN_BYTES),
+        # The one before stays good while the provider's side is changed.
+        webhook_secrets=tuple(dict.fromkeys((*new_secrets, *old_secrets))),
+    )
+
+
+async def _checked(make: Make, account: TenantAccount, wish: Wish, unchecked_because: str | None) -> TenantAccount:
+    """The account with its currency, once the provider has taken its credentials."""
+    provider = make(account)
+    assert provider is not None, "its fields are complete"
+    try:
+        currencies = sorted(provider.currencies)
+        currency = wish.currency or currencies[0]
+        if currency not in currencies:
+            raise Unprocessable(f"This account takes {', '.join(currencies)}, not {currency[:8]}.")
+        if unchecked_because is None:
+            trouble = await provider.check(within_s=CHECK_WITHIN_S)
+            if trouble is not None:
+                raise Unprocessable(f"{provider.spec.name} does not take this account: {trouble}. Nothing was stored.")
+    finally:
+        await provider.close()
+    return replace(account, currency=currency)
+
+
+def _belongs_to(account: TenantAccount | StoredAccount) -> tuple[str, ...]:
+    return (account.tenant_id, account.provider, account.id, str(account.version))
+
+
+def _seal(keys: MasterKeys, account: TenantAccount) -> StoredAccount:
+    secret = _Sealed(dict(account.values), account.callback_token, account.webhook_secrets)
+    return StoredAccount(
+        id=account.id,
+        tenant_id=account.tenant_id,
+        provider=account.provider,
+        mode=account.mode,
+        name=account.name,
+        base_url=account.base_url,
+        currency=account.currency,
+        min_minor=account.min_minor,
+        max_minor=account.max_minor,
+        priority=account.priority,
+        version=account.version,
+        envelope=envelope.seal(keys, msgspec.json.encode(secret), _belongs_to(account), os.urandom),
+        callback_token_hash=token_hash(account.callback_token),
+    )
+
+
+def _open(keys: MasterKeys | None, stored: StoredAccount) -> TenantAccount:
+    if keys is None:
+        raise CannotOpen("KOBIRI_MASTER_KEYS is not set.")
+    secret = msgspec.json.decode(envelope.open_(keys, stored.envelope, _belongs_to(stored)), type=_Sealed)
+    return TenantAccount(
+        id=stored.id,
+        tenant_id=stored.tenant_id,
+        provider=stored.provider,
+        mode=stored.mode,
+        name=stored.name,
+        base_url=stored.base_url,
+        currency=stored.currency,
+        min_minor=stored.min_minor,
+        max_minor=stored.max_minor,
+        priority=stored.priority,
+        version=stored.version,
+        values=secret.values,
+        callback_token=secret.callback_token,
+        webhook_secrets=secret.webhook_secrets,
+        disabled_reason=stored.disabled_reason,
+    )
+
+
+async def _tenant_id(tx: Tx, slug: str) -> TenantId:
+    tenant = await tenants.get_tenant(tx, slug)
+    if tenant is None:
+        raise NotFound(f"There is no tenant {slug!r}; kobiri tenants list shows all.")
+    return tenant.id
+
+
+async def _get(tx: Tx, tenant_id: TenantId, mode: Mode, name: str) -> StoredAccount:
+    stored = await accounts.find(tx, tenant_id, mode, name)
+    if stored is None:
+        raise NotFound(f"There is no {mode} account {name!r}; kobiri accounts list shows all.")
+    return stored

@@ -1,0 +1,353 @@
+"""A merchant's own accounts: stored sealed, checked by a real call, used before the platform's, walled off."""
+
+import asyncio
+import base64
+from typing import Any
+
+import pytest
+
+from kobiri import app as kobiri_app
+from kobiri.domain.envelope import MasterKeys
+from kobiri.domain.errors import Conflict, NotFound, Unprocessable
+from kobiri.domain.ids import TenantId
+from kobiri.providers import registry
+from kobiri.services import accounts
+from kobiri.services.accounts import TenantAccount, Wish
+from kobiri.store.db import Database
+from tests.api.steps import callback, charged, check, eventually, gateway, problem, read, signature, until
+from tests.conftest import Api, ApiFactory, Simulator, TestDatabase, make_settings, make_tenant
+
+ACTOR = "operator:test"
+OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+KEYS = MasterKeys.parse(f"old:{OLD}")
+CANARIES = ("canary-user", "canary-key", "canary-subscription", "canary-webhook-secret")
+VALUES = {
+    "target_environment": "mtnzambia",
+    "collection_api_user": "canary-user",
+    "collection_api_key": "canary-key",
+    "collection_subscription_key": "canary-subscription",
+}
+
+
+class Shop:
+    """The verbs of an operator, for the merchant "shop"."""
+
+    def __init__(self, db: Database, database: TestDatabase, simulator: Simulator) -> None:
+        self.db, self.database, self.simulator = db, database, simulator
+        self.settings = make_settings(database, simulator.url, public_base_url="https://pay.example.com")
+
+    def wish(self, **over: Any) -> Wish:
+        wish: dict[str, Any] = {
+            "provider": "mtn", "mode": "test", "name": "main", "values": VALUES,
+            "base_url": f"{self.simulator.url}/mtn",
+        }  # fmt: skip
+        return Wish(**(wish | over))
+
+    async def save(self, slug: str = "shop", keys: MasterKeys | None = KEYS, **over: Any) -> TenantAccount:
+        unchecked = over.pop("unchecked", None)
+        specs = {provider: entry.spec for provider, entry in registry.BY_ID.items()}
+        make = kobiri_app.account_maker(self.settings)
+        return await accounts.save(
+            self.db, keys, specs, make, slug, self.wish(**over), ACTOR, unchecked_because=unchecked
+        )
+
+    async def turn(self, *, enabled: bool, name: str = "main") -> None:
+        await accounts.turn(self.db, "shop", "test", name, "keys are changed", ACTOR, enabled=enabled)
+
+    async def stored(self) -> int:
+        return int(await self.database.value("SELECT count(*) FROM provider_accounts"))
+
+
+@pytest.fixture
+async def shop(db: Database, database: TestDatabase, simulator: Simulator) -> Shop:
+    await make_tenant(database, "shop")
+    return Shop(db, database, simulator)
+
+
+@pytest.fixture
+async def api(make_api: ApiFactory) -> Api:
+    """With the platform's MTN account, and the keys of the accounts."""
+    return await make_api(kobiri_master_keys=f"old:{OLD}", public_base_url="https://pay.example.com")
+
+
+def five_seconds_pass(api: Api) -> None:
+    own = gateway(api).roads._own
+    assert own is not None
+    for known in own._known.values():
+        known.read_at = float("-inf")
+
+
+async def used(api: Api, payment: dict[str, Any]) -> str | None:
+    """The account by which a payment went."""
+    found = await api.database.value("SELECT account_id FROM payments WHERE id = $1", payment["id"])
+    return str(found) if found else None
+
+
+# --- storing --------------------------------------------------------------------------------------------------------
+
+
+async def test_an_account_is_stored_once_its_provider_has_taken_it(shop: Shop) -> None:
+    account = await shop.save()
+    assert (account.version, account.currency) == (1, "ZMW")
+    tokens = await shop.simulator.requests(path="token")
+    assert tokens, "a real call was made"
+    (event,) = await shop.database.fetch("SELECT type, data::text FROM events WHERE subject_id = $1", account.id)
+    assert event["type"] == "account.created"
+    assert not any(canary in event["data"] for canary in CANARIES)
+
+
+async def test_credentials_that_are_refused_are_stored_nowhere(shop: Shop) -> None:
+    await shop.simulator.fault(kind="error_before", operation="token", status=401)
+    with pytest.raises(Unprocessable, match="does not take this account"):
+        await shop.save()
+    assert await shop.stored() == 0
+    await shop.save(unchecked="MTN is down until six")
+    assert await shop.stored() == 1
+
+
+@pytest.mark.parametrize(
+    ("over", "told"),
+    [
+        ({"values": VALUES | {"colour": "red"}}, "no field 'colour'"),
+        ({"values": {"target_environment": "mtnzambia"}}, "needs the field collection_api_user"),
+        ({"values": VALUES | {"payout_call": "gift"}}, "payout_call must be one of"),
+        ({"values": VALUES | {"collection_api_key": ""}}, "collection_api_key must have"),
+        ({"base_url": "http://mtn.example.com"}, "must be https"),
+        ({"base_url": "https://user:pass@mtn.example.com"}, "must be https"),
+        ({"base_url": "ftp://127.0.0.1"}, "must be https"),
+        ({"base_url": "https://[x"}, "must be https"),
+        ({"name": ""}, "The name"),
+        ({"min_minor": 2, "max_minor": 1}, "smallest"),
+        ({"currency": "EUR"}, "takes ZMW"),
+    ],
+)
+async def test_what_is_wrong_with_it_is_told_in_one_sentence(shop: Shop, over: dict[str, Any], told: str) -> None:
+    with pytest.raises(Unprocessable, match=told) as refused:
+        await shop.save(**over)
+    assert not any(canary in str(refused.value) for canary in CANARIES)
+    assert await shop.stored() == 0
+
+
+async def test_without_master_keys_nothing_is_stored(shop: Shop) -> None:
+    with pytest.raises(Unprocessable, match="KOBIRI_MASTER_KEYS"):
+        await shop.save(keys=None)
+    with pytest.raises(NotFound):
+        await shop.save(slug="nobody")
+    with pytest.raises(NotFound):
+        await shop.save(provider="nobody")
+
+
+async def test_a_dump_of_the_database_holds_no_secret(shop: Shop) -> None:
+    account = await shop.save(webhook_secret="canary-webhook-secret")
+    tables = await shop.database.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    dump = ""
+    for table in tables:
+        rows = await shop.database.fetch(
+            f"SELECT t::text, convert_from(decode(md5(t::text), 'hex'), 'LATIN1') FROM {table['tablename']} t"
+        )
+        dump += "".join(row[0] for row in rows)
+    sealed = await shop.database.value("SELECT sealed || wrapped_key || callback_token_hash FROM provider_accounts")
+    for secret in (*CANARIES, account.callback_token):
+        assert secret not in dump
+        assert secret.encode() not in bytes(sealed)
+        assert secret.encode().hex() not in dump
+    assert not any(secret in repr(account) for secret in (*CANARIES, account.callback_token))
+
+
+async def test_a_sealed_secret_opens_in_no_other_row(shop: Shop) -> None:
+    await make_tenant(shop.database, "thief")
+    await shop.save()
+    await shop.save("thief", values=VALUES | {"collection_api_user": "thief"})
+    thief = TenantId(str(await shop.database.value("SELECT id FROM tenants WHERE slug = 'thief'")))
+    assert len(await accounts.load(shop.db, KEYS, thief)) == 1
+    await shop.database.fetch(
+        "UPDATE provider_accounts t SET sealed = s.sealed, wrapped_key = s.wrapped_key"
+        " FROM provider_accounts s WHERE t.tenant_id = $1 AND s.tenant_id <> $1",
+        thief,
+    )
+    assert await accounts.load(shop.db, KEYS, thief) == []
+
+
+async def test_an_account_is_replaced_under_its_name_and_keeps_its_callback_path(shop: Shop) -> None:
+    first = await shop.save(webhook_secret="the first secret")
+    second = await shop.save(values=VALUES | {"collection_api_key": "changed"}, webhook_secret="the second secret")
+    assert (second.id, second.version, second.callback_token) == (first.id, 2, first.callback_token)
+    assert second.webhook_secrets == ("the second secret", "the first secret")
+    assert await shop.stored() == 1
+    with pytest.raises(Conflict, match="another name"):
+        await shop.save(provider="zamtel", values={"third_party_id": "x", "password": "x", "shortcode": "1"})
+
+
+async def test_of_two_who_replace_it_at_once_one_is_told(shop: Shop) -> None:
+    await shop.save()
+    said = await asyncio.gather(*(shop.save() for _ in range(4)), return_exceptions=True)
+    won = [one for one in said if isinstance(one, TenantAccount)]
+    assert all(isinstance(one, TenantAccount | Conflict) for one in said), said
+    assert await shop.database.value("SELECT version FROM provider_accounts") == 1 + len(won)
+
+
+async def test_the_master_key_changes_while_everything_runs(shop: Shop) -> None:
+    await shop.save()
+    await shop.save(name="second")
+    tenant_id = TenantId(str(await shop.database.value("SELECT id FROM tenants WHERE slug = 'shop'")))
+    both = MasterKeys.parse(f"new:{NEW},old:{OLD}")
+    stop = asyncio.Event()
+
+    async def keep_loading() -> int:
+        times = 0
+        while not stop.is_set():
+            assert len(await accounts.load(shop.db, both, tenant_id)) == 2
+            times += 1
+        return times
+
+    loading = asyncio.create_task(keep_loading())
+    assert await accounts.rotate(shop.db, both, ACTOR) == 2
+    assert await accounts.rotate(shop.db, both, ACTOR) == 0
+    stop.set()
+    assert await loading > 0
+    assert len(await accounts.load(shop.db, MasterKeys.parse(f"new:{NEW}"), tenant_id)) == 2
+    assert await accounts.load(shop.db, KEYS, tenant_id) == [], "the retired key opens nothing"
+    with pytest.raises(Unprocessable, match="master key new"):
+        await accounts.rotate(shop.db, KEYS, ACTOR)
+
+
+async def test_another_tenant_does_not_see_it(shop: Shop) -> None:
+    await make_tenant(shop.database, "other")
+    await shop.save()
+    other = TenantId(str(await shop.database.value("SELECT id FROM tenants WHERE slug = 'other'")))
+    assert await accounts.load(shop.db, KEYS, other) == []
+    async with shop.db.tenant_transaction(other) as tx:
+        assert await tx.fetch("SELECT * FROM provider_accounts") == []
+
+
+# --- routing --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_merchants_own_account_is_used_and_the_platforms_is_not(api: Api, shop: Shop) -> None:
+    payment = (await api.pay()).json()
+    assert await used(api, payment) is None, "without one it is the platform's"
+    account = await shop.save()
+    five_seconds_pass(api)
+    own = (await api.pay()).json()
+    assert await used(api, own) == account.id
+    event = await api.database.value(
+        "SELECT data::text FROM events WHERE type = 'payment.created' AND subject_id = $1", own["id"]
+    )
+    assert "mtn: the merchant has accounts of its own" in event
+    for one in (payment, own):
+        done = await until(api, one["id"], "SUCCESSFUL")
+        await charged(shop.simulator, done["provider_reference"])
+    stranger = await api.tenant("stranger")
+    other = (await api.pay(headers={"x-api-key": stranger})).json()
+    assert await used(api, other) is None
+
+
+async def test_an_account_that_is_down_is_no_reason_to_take_the_platforms(api: Api, shop: Shop) -> None:
+    """The money must not land in somebody else's account."""
+    await shop.save(base_url="http://127.0.0.1:9/mtn", unchecked="it is down")
+    answer = await api.pay()
+    assert answer.status_code == 202
+    assert await shop.simulator.movements() == []
+
+
+async def test_a_disabled_account_gets_nothing_new_and_its_payments_are_followed(api: Api, shop: Shop) -> None:
+    account = await shop.save()
+    await shop.simulator.fault(kind="payer", decision="approve", prompt_ms=300, times=1)
+    payment = (await api.pay()).json()
+    await shop.turn(enabled=False)
+    five_seconds_pass(api)
+    assert await used(api, (await api.pay()).json()) is None
+    done = await until(api, payment["id"], "SUCCESSFUL")
+    assert await used(api, done) == account.id
+    await shop.turn(enabled=True)
+    five_seconds_pass(api)
+    assert await used(api, (await api.pay()).json()) == account.id
+
+
+async def test_the_lowest_priority_is_tried_first_and_limits_hold(api: Api, shop: Shop) -> None:
+    await shop.save(name="large", priority=20, min_minor=50_000)
+    small = await shop.save(name="small", priority=10, max_minor=10_000)
+    assert await used(api, (await api.pay(amount="100.00")).json()) == small.id
+    refused = problem(await api.pay(amount="250.00"), 422, "amount_out_of_limits")
+    assert "takes 500.00 at least" in refused["detail"]
+    assert "takes 100.00 at most" in refused["detail"]
+
+
+async def test_an_account_that_is_replaced_while_a_call_is_open_lets_it_end(api: Api, shop: Shop) -> None:
+    await shop.save()
+    await api.pay()
+    await shop.simulator.fault(kind="latency_after", operation="create", ms=700, times=1)
+    asking = asyncio.create_task(api.pay())
+
+    async def asked() -> bool:
+        return len(await shop.simulator.requests(path="requesttopay")) >= 2
+
+    await eventually(asked)
+    await shop.save(values=VALUES | {"collection_api_key": "changed"})
+    five_seconds_pass(api)
+    assert (await api.pay()).status_code == 201
+    assert (await asking).status_code == 201
+
+
+async def test_an_api_user_that_changes_sends_nothing_old(api: Api, shop: Shop) -> None:
+    await shop.save()
+    await shop.simulator.fault(kind="reset_before", operation="create")
+    body = problem(await api.pay(), 504, "provider_timeout")
+    await shop.simulator.clear_faults()
+    reference = (await read(api, body["payment_id"]))["provider_reference"]
+    before = len(await shop.simulator.requests(reference=reference))
+    await shop.save(values=VALUES | {"collection_api_user": "another-user"})
+    five_seconds_pass(api)
+    for _ in range(3):
+        await check(api)
+    posts = [r for r in await shop.simulator.requests(reference=reference) if r["method"] == "POST"]
+    assert len(posts) == before, "not sent again"
+    assert (await read(api, body["payment_id"]))["status"] == "TIMEOUT"
+
+
+# --- callbacks ------------------------------------------------------------------------------------------------------
+
+
+async def post(api: Api, token: str, body: bytes) -> int:
+    headers = {"content-type": "application/json", "x-api-key": ""}
+    answer = await api.client.post(f"/api/v1/webhooks/mtn/{token}", content=body, headers=headers)
+    return answer.status_code
+
+
+async def test_a_callback_comes_in_by_its_accounts_path_alone(
+    api: Api, shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await make_tenant(shop.database, "other")
+    ours, theirs = await shop.save(), await shop.save("other")
+    payment = (await api.pay()).json()
+    assert await used(api, payment) == ours.id
+    body = callback(payment)
+
+    async def kept() -> list[tuple[str, str | None]]:
+        rows = await api.database.fetch("SELECT verdict, payment_id FROM callbacks ORDER BY received_at")
+        return [(row["verdict"], str(row["payment_id"]) if row["payment_id"] else None) for row in rows]
+
+    assert await post(api, theirs.callback_token, body) == 200
+    assert await kept() == [("unmatched", None)], "another account's path proves nothing"
+    headers = {"content-type": "application/json", "x-api-key": ""}
+    await api.client.post("/api/v1/webhooks/mtn", content=body, headers=headers)
+    assert ("hint", payment["id"]) not in await kept(), "nor does the platform's"
+    assert await post(api, ours.callback_token, body) == 200
+    assert ("hint", payment["id"]) in await kept()
+    for token in ("x", ours.callback_token[:-1], ours.callback_token + "a"):
+        assert await post(api, token, body) == 404
+    captured = capsys.readouterr()
+    assert ours.callback_token not in captured.out + captured.err
+
+
+async def test_an_accounts_own_secret_signs_its_callbacks(api: Api, shop: Shop) -> None:
+    account = await shop.save(webhook_secret="a secret of this account's own")
+    payment = (await api.pay()).json()
+    assert await post(api, account.callback_token, callback(payment)) == 401
+    signed = callback(payment)
+    headers = {"content-type": "application/json", "x-api-key": ""} | signature(
+        signed, "a secret of this account's own"
+    )
+    answer = await api.client.post(f"/api/v1/webhooks/mtn/{account.callback_token}", content=signed, headers=headers)
+    assert answer.status_code == 200
+    assert (await read(api, payment["id"]))["status"] == "SUCCESSFUL"
