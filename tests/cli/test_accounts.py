@@ -1,0 +1,133 @@
+"""kobiri accounts: what they need, how they are stored, and that secrets show nowhere."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from kobiri.providers import registry
+from kobiri.simulator import app as simulator_app
+from tests.cli.conftest import Cli
+
+OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+VALUES = {
+    "target_environment": "mtnzambia",
+    "collection_api_user": "canary-user",
+    "collection_api_key": "canary-key",
+    "collection_subscription_key": "canary-subscription",
+    "webhook_secret": "canary-webhook",
+}
+
+
+@pytest.fixture
+def mtn() -> Iterator[str]:
+    """MTN's simulator, in a loop of its own: commands bring theirs."""
+    loop, found = asyncio.new_event_loop(), dict[str, Any]()
+
+    async def start() -> None:
+        runner = web.AppRunner(simulator_app.build(registry.simulators()), access_log=None, shutdown_timeout=0.5)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        found["runner"], found["port"] = runner, runner.addresses[0][1]
+
+    loop.run_until_complete(start())
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{found['port']}/mtn"
+    asyncio.run_coroutine_threadsafe(found["runner"].cleanup(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+
+
+@pytest.fixture
+def shop(cli: Cli) -> Cli:
+    """`kobiri` with a merchant and a master key."""
+    cli.environment |= {"KOBIRI_MASTER_KEYS": f"old:{OLD}", "PUBLIC_BASE_URL": "https://pay.example.com"}
+    cli.text("tenants", "create", "shop")
+    return cli
+
+
+def written(folder: Path, **values: str) -> str:
+    path = folder / "mtn.json"
+    path.write_text(json.dumps(VALUES | values))
+    return str(path)
+
+
+def test_the_fields_of_every_provider_are_named(cli: Cli) -> None:
+    for provider in registry.BY_ID:
+        document = cli.json("accounts", "fields", provider)
+        assert document["fields"]
+        assert all(field["label"] for field in document["fields"])
+    assert "needed, secret" in cli.text("accounts", "fields", "mtn")
+    assert cli.refusal("accounts", "fields", "nobody")[0] == "not_found"
+
+
+def test_an_account_from_its_storing_to_a_new_master_key(shop: Cli, mtn: str, tmp_path: Path) -> None:
+    base = ("accounts", "set", "shop", "mtn", "--mode", "test", "--base-url", mtn, "--file", written(tmp_path))
+    made = shop.json(*base, "--max", "5000.00", "--priority", "5")
+    assert (made["version"], made["currency"]) == (1, "ZMW")
+    assert made["callback_url"].startswith("https://pay.example.com/api/v1/webhooks/mtn/")
+    assert shop.json(*base)["version"] == 2
+    text = shop.text(*base)
+    assert made["callback_url"] in text
+    (listed,) = shop.json("accounts", "list", "shop")["accounts"]
+    assert (listed["name"], listed["enabled"], listed["master_key"], listed["version"]) == ("main", True, "old", 3)
+    assert shop.text("accounts", "check", "shop", "main", "--mode", "test") == "The provider takes this account.\n"
+
+    shop.text("accounts", "disable", "shop", "main", "--mode", "test", "--reason", "new keys")
+    assert shop.json("accounts", "list", "shop")["accounts"][0]["disabled_reason"] == "new keys"
+    shop.text("accounts", "enable", "shop", "main", "--mode", "test", "--reason", "done")
+
+    shop.environment["KOBIRI_MASTER_KEYS"] = f"new:{NEW},old:{OLD}"
+    assert shop.json("accounts", "rotate") == {"rotated": 1}
+    shop.environment["KOBIRI_MASTER_KEYS"] = f"new:{NEW}"
+    assert shop.json("accounts", "check", "shop", "main", "--mode", "test") == {"taken": True}
+    shop.environment["KOBIRI_MASTER_KEYS"] = f"old:{OLD}"
+    code, sentence = shop.refusal("accounts", "check", "shop", "main", "--mode", "test")
+    assert code == "unprocessable"
+    assert "master key new" in sentence
+
+    said = text + shop.text("accounts", "list", "shop") + json.dumps([made, listed]) + sentence
+    assert not any(value in said for name, value in VALUES.items() if name != "target_environment")
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [("[]", "bad_file"), ("{", "bad_file"), ('{"a": 1}', "bad_file"), ('{"colour": "red"}', "unprocessable"),
+     ("x" * 70_000, "bad_file"), ("[" * 60_000, "bad_file")],
+)  # fmt: skip
+def test_a_bad_file_is_told_in_one_sentence(shop: Cli, tmp_path: Path, content: str, code: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    assert shop.refusal("accounts", "set", "shop", "mtn", "--file", str(path))[0] == code
+
+
+def test_what_is_missing_is_told_in_one_sentence(shop: Cli, tmp_path: Path) -> None:
+    assert shop.refusal("accounts", "set", "shop", "mtn")[0] == "no_file"
+    assert shop.refusal("accounts", "set", "shop", "mtn", "--file", str(tmp_path / "nothing"))[0] == "file"
+    assert shop.refusal("accounts", "set", "shop", "nobody", "--file", written(tmp_path))[0] == "not_found"
+    refused = shop.refusal(
+        "accounts", "set", "nobody", "mtn", "--base-url", "http://127.0.0.1:9/mtn", "--file", written(tmp_path)
+    )
+    assert refused[0] == "not_found"
+    for verb in (("check",), ("disable", "--reason", "x"), ("enable", "--reason", "x")):
+        assert shop.refusal("accounts", verb[0], "shop", "main", *verb[1:])[0] == "not_found"
+    shop.environment["KOBIRI_MASTER_KEYS"] = None
+    assert shop.refusal("accounts", "rotate")[0] == "unprocessable"
+    assert "KOBIRI_MASTER_KEYS" in shop.refusal("accounts", "set", "shop", "mtn", "--file", written(tmp_path))[1]
+
+
+def test_a_provider_that_is_not_there_takes_nothing(shop: Cli, tmp_path: Path) -> None:
+    base = ("accounts", "set", "shop", "mtn", "--base-url", "http://127.0.0.1:9/mtn", "--file", written(tmp_path))
+    code, sentence = shop.refusal(*base)
+    assert code == "unprocessable"
+    assert "Nothing was stored" in sentence
+    assert shop.json("accounts", "list", "shop") == {"accounts": []}
+    assert shop.json(*base, "--unchecked", "MTN is down")["version"] == 1
