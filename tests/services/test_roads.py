@@ -55,7 +55,9 @@ async def open_circuit(road: Road, operator: Operator) -> None:
     """Let the provider fail until nothing is let through."""
     operator.outcomes.clear()
     operator.outcomes.append(REFUSES)
-    operator.outcomes.extendleft([Unknown("HTTP 500", retry_after_s=0.0)] * IN_A_ROW)  # not repeated, so it takes no time
+    operator.outcomes.extendleft(
+        [Unknown("HTTP 500", retry_after_s=0.0)] * IN_A_ROW
+    )  # not repeated, so it takes no time
     for _ in range(IN_A_ROW):
         await send(road)
     assert road.closed_because("collection") == "its circuit is open"

@@ -159,7 +159,9 @@ SEEN = st.builds(
 
 @given(st.lists(SEEN, max_size=8))
 @settings(deadline=None)
-def test_the_open_roads_are_taken_in_order_and_all_others_that_reach_the_wallet_are_explained(drawn: list[Seen]) -> None:
+def test_the_open_roads_are_taken_in_order_and_all_others_that_reach_the_wallet_are_explained(
+    drawn: list[Seen],
+) -> None:
     seen = [replace(one, number=number) for number, one in enumerate(drawn)]
     off = {f"p{one.number}": "a reason" for one in seen if one.is_off}
     route, sorts = choose([one.road() for one in seen], WANTED, off)
@@ -181,7 +183,9 @@ async def test_no_account_that_serves_this_is_told_with_what_was_asked(db: Datab
 
 
 async def test_an_amount_outside_all_limits_is_told_with_the_limits(db: Database) -> None:
-    roads = Roads(db, [road("one", limits_minor=(5_000, None)), road("two", limits_minor=(None, 500)), road("x", modes=())])
+    roads = Roads(
+        db, [road("one", limits_minor=(5_000, None)), road("two", limits_minor=(None, 500)), road("x", modes=())]
+    )
     with pytest.raises(AmountOutOfLimits) as told:
         await roads.route(WANTED)
     assert told.value.detail == (
