@@ -249,9 +249,11 @@ async def test_w5_a_callback_that_comes_before_t2_is_not_overwritten_by_it(
 # --- W6: what is told afterwards ------------------------------------------------------------------------------------
 
 TOGETHER = """
-SELECT p.status, count(DISTINCT e.id) FILTER (WHERE e.type = 'payment.succeeded') AS events, count(DISTINCT l.ctid) AS entries,
-    bool_and(e.xmin = p.xmin) FILTER (WHERE e.type = 'payment.succeeded') AND bool_and(l.xmin = p.xmin) AS one_commit
-FROM payments p LEFT JOIN events e ON e.subject_id = p.id::text LEFT JOIN ledger_entries l ON l.payment_id = p.id
+SELECT p.status, count(DISTINCT e.id) AS events, count(DISTINCT l.ctid) AS entries,
+    bool_and(e.xmin = p.xmin AND l.xmin = p.xmin) AS one_commit
+FROM payments p
+LEFT JOIN events e ON e.subject_id = p.id::text AND e.type = 'payment.succeeded'
+LEFT JOIN ledger_entries l ON l.payment_id = p.id
 GROUP BY p.status
 """
 

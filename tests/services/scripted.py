@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Literal
 
@@ -153,16 +153,8 @@ def make_spec(
 
 def order(**but: Any) -> Collection:
     """K10 from somebody, under a reference of its own."""
-    return Collection(
-        **{
-            "reference": new_provider_reference(),
-            "money": Money(1_000, "ZMW"),
-            "payer": Msisdn("260961234567"),
-            "network": "mtn",
-            "description": None,
-        }
-        | but
-    )
+    asked = Collection(new_provider_reference(), Money(1_000, "ZMW"), Msisdn("260961234567"), "mtn", None)
+    return replace(asked, **but)
 
 
 async def comes_true(condition: Callable[[], bool]) -> None:

@@ -305,6 +305,12 @@ async def half_open(operator: Operator) -> AsyncIterator[Road]:
         yield road
 
 
+async def never() -> Finding:
+    """No answer comes."""
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
 class Pending:
     """An outcome that comes when the test says so."""
 
@@ -348,7 +354,7 @@ async def test_a_cancelled_call_frees_the_half_open_place(call: str) -> None:
         if call == "find":
             road._breakers["find"].stay_open(0.0, 0.5)
             road._breakers["find"].half_open()
-            operator.finding = Pending()
+            operator.finding = never
         operator.outcomes.extendleft([pending])
         running = asyncio.create_task(send(road) if call == "send" else find(road))
         await comes_true(lambda: len(operator.sent) + len(operator.found) == 1)
