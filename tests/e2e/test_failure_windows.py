@@ -443,7 +443,6 @@ async def test_w11_callbacks_that_a_restored_database_does_not_know_are_kept_and
     assert len(await simulator.requests()) == asked
 
 
-@pytest.mark.xfail(strict=True, reason="of signed callbacks too only one a second is kept, when no payment is found")
 async def test_w11_no_signed_callback_is_dropped_however_many_come_at_once(
     restored: TestDatabase, make_api: ApiFactory, simulator: Simulator
 ) -> None:

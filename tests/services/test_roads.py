@@ -426,14 +426,12 @@ async def test_a_short_rest_does_not_cut_a_long_one_short() -> None:
         assert road.closed_because("collection") == "it asked for a rest"
 
 
-@pytest.mark.xfail(strict=True, reason="a rest is heeded only where the answer is no outage")
 async def test_a_503_that_asks_for_a_rest_gets_it() -> None:
     async with road_of(Operator(Unknown("HTTP 503", retry_after_s=30)), Clock()) as road:
         await send(road)
         assert road.closed_because("collection") == "it asked for a rest"
 
 
-@pytest.mark.xfail(strict=True, reason="who waits for his place has looked before, and does not look again")
 async def test_questions_that_wait_for_their_place_heed_a_rest_that_is_asked_for_meanwhile() -> None:
     operator = Operator(
         finds=Unknown("HTTP 429", outage=False, retry_after_s=30), spec=make_spec(status_reads_per_s=20)

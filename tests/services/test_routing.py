@@ -82,11 +82,11 @@ def test_a_road_to_other_wallets_is_not_even_mentioned() -> None:
 
 
 def test_a_provider_that_is_switched_off_closes_all_its_accounts() -> None:
-    roads = [road("one"), road("one", account_id=AccountId("a1")), road("two")]
+    roads = [road("one"), road("one", account_id=AccountId("a1")), road("two", account_id=AccountId("a2"))]
     route, sorts = choose(roads, WANTED, {"one": "fraud"})
-    assert labels(route.roads) == ["two"]
-    assert route.passed_over == ("one: switched off: fraud", "one:a1: switched off: fraud")
-    assert sorts == {"closed"}
+    assert labels(route.roads) == ["two:a2"]
+    assert route.passed_over == ("one:a1: switched off: fraud", "one: the merchant has accounts of its own")
+    assert sorts == {"closed", "config"}
 
 
 @pytest.mark.parametrize("limits", [(1_000, 1_000), (None, 1_000), (1_000, None), (None, None)])

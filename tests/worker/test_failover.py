@@ -314,9 +314,6 @@ async def test_a_road_whose_circuit_is_open_is_left_without_a_try(two: Two) -> N
     await until(two.api, payment["id"], "SUCCESSFUL")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a road that takes its time to fail leaves none for the next one, nor the worker"
-)
 async def test_a_road_that_swallows_connections_is_left_by_the_worker_at_the_latest(
     make_api: ApiFactory, simulator: Simulator
 ) -> None:

@@ -34,10 +34,15 @@ class _Bucket:
 
 @dataclass(slots=True)
 class Breaker:
-    """Ask `begin` before each call and tell afterwards how it went: `good`, `bad` or `neither`."""
+    """Ask `begin` before each call, and tell afterwards how it went: `good`, `bad` or `neither`.
+
+    `turn` counts the changes of state. A call that began in an earlier turn speaks of the past: it counts for
+    availability, and changes nothing.
+    """
 
     state: State = State.CLOSED
     open_until: float = 0.0
+    turn: int = 1
     _in_a_row: int = 0
     _probing: bool = False
     _buckets: deque[_Bucket] = field(default_factory=deque)
@@ -47,47 +52,56 @@ class Breaker:
         """Whether a call that begins now would be let through."""
         return self.state is State.CLOSED or (self.state is State.HALF_OPEN and not self._probing)
 
-    def begin(self) -> bool:
-        """Whether this call may be made. In HALF_OPEN one at a time may."""
+    def begin(self) -> int | None:
+        """The turn in which this call begins; None: it may not be made. In HALF_OPEN one at a time may."""
         if not self.lets_through:
-            return False
+            return None
         self._probing = self.state is State.HALF_OPEN
-        return True
+        return self.turn
 
-    def good(self, now: float) -> None:
-        """The provider answered in good order, whatever it said."""
+    def good(self, now: float, began: int | None = None) -> None:
+        """The provider answered in good order, whatever it said. `began`: the call's turn; None: this one."""
         self._bucket(now).good += 1
+        if began not in (None, self.turn):
+            return
         self._in_a_row = 0
         if self.state is State.HALF_OPEN:
-            self.state, self._probing = State.CLOSED, False
+            self._change(State.CLOSED)
             self._buckets.clear()
 
-    def bad(self, now: float, jitter: float) -> None:
-        """The provider, or the line to it, failed. `jitter` is a random number from 0 to 1."""
+    def bad(self, now: float, jitter: float, began: int | None = None) -> None:
+        """The provider, or the line to it, failed. `jitter` is a random number from 0 to 1, `began` as in `good`."""
         self._bucket(now).bad += 1
+        if began not in (None, self.turn):
+            return
         self._in_a_row += 1
         if self.state is State.HALF_OPEN or (self.state is State.CLOSED and self._has_enough(now)):
             self.stay_open(now, jitter)
 
-    def neither(self) -> None:
+    def neither(self, began: int | None = None) -> None:
         """The call said nothing about the provider."""
-        self._probing = False
+        if began in (None, self.turn):
+            self._probing = False
 
     def stay_open(self, now: float, jitter: float) -> None:
         """Open it, or keep it open, for another while."""
-        self.state, self._probing, self._in_a_row = State.OPEN, False, 0
+        self._change(State.OPEN)
         self.open_until = now + OPEN_S * (0.8 + 0.4 * jitter)
 
     def half_open(self) -> None:
         """The provider answers again: let one call through."""
         if self.state is State.OPEN:
-            self.state, self._probing = State.HALF_OPEN, False
+            self._change(State.HALF_OPEN)
 
     def counts(self, now: float, within_s: float = REMEMBER_S) -> tuple[int, int]:
         """Good and bad calls of the last seconds."""
         first = (now - within_s) // BUCKET_S
         recent = [bucket for bucket in self._buckets if bucket.number > first]
         return sum(bucket.good for bucket in recent), sum(bucket.bad for bucket in recent)
+
+    def _change(self, state: State) -> None:
+        self.state, self._probing, self._in_a_row = state, False, 0
+        self.turn += 1
 
     def _has_enough(self, now: float) -> bool:
         good, bad = self.counts(now, WINDOW_S)

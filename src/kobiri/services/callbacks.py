@@ -82,7 +82,10 @@ async def receive(
     match = await _match(gateway, road, word)
     if match is None:
         # A stranger learns nothing from the answer; a provider may post what a restored backup has lost.
-        await _keep_stray(gateway, refusals, provider, callback, "unmatched")
+        if signed:  # no stranger's: all are kept, up to the cap
+            await _keep(gateway, provider, callback, "unmatched", PLATFORM, None)
+        else:
+            await _keep_stray(gateway, refusals, provider, callback, "unmatched")
         log.warning("callback.unmatched", provider=provider_id, signed=signed)
         return signed
     tenant_id, payment_id = match.tenant_id, match.payment_id

@@ -22,7 +22,8 @@ log = structlog.get_logger(__name__)
 TRIES = 3
 
 
-def _no_answer(_payment: Payment) -> Answer | None:
+def no_answer(_payment: Payment) -> Answer | None:
+    """Nobody waits to be told."""
     return None
 
 
@@ -33,7 +34,7 @@ async def apply(
     source: Source,
     now: datetime,
     author: Author,
-    answer: Callable[[Payment], Answer | None] = _no_answer,
+    answer: Callable[[Payment], Answer | None] = no_answer,
 ) -> Payment:
     """Decide what `outcome` means and write it; the payment as it then stands.
 
@@ -58,7 +59,7 @@ async def resolve(db: Database, payment: Payment, outcome: Outcome, reason: str,
     def decide(payment: Payment, now: datetime) -> Change | None:
         return resolved(payment, outcome, reason, now, random.random())
 
-    after, written = await _write(db, read.payment, decide, Source.PERSON, read.now, author, _no_answer)
+    after, written = await _write(db, read.payment, decide, Source.PERSON, read.now, author, no_answer)
     if not written:
         raise Conflict(f"This payment is {after.status} by now: look again.")
     return after
@@ -70,7 +71,7 @@ async def seen(db: Database, payment: Payment, reason: str, author: Author) -> P
     def decide(payment: Payment, _now: datetime) -> Change | None:
         return close_review(payment, reason)
 
-    after, written = await _write(db, payment, decide, Source.PERSON, payment.created_at, author, _no_answer)
+    after, written = await _write(db, payment, decide, Source.PERSON, payment.created_at, author, no_answer)
     if not written:
         raise Conflict("Only a payment that is final and in review can be marked as seen.")
     return after
@@ -85,7 +86,7 @@ async def suspect(db: Database, payment: Payment, reference: ProviderReference, 
         Source.CALLBACK,
         payment.created_at,
         author,
-        _no_answer,
+        no_answer,
     )
     return after
 

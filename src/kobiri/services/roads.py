@@ -99,7 +99,8 @@ class Road:
         """Move money, at most once. What may safely be repeated is, inside of `within_s` seconds."""
         kind = kind_of(request)
         breaker, operation = self._breakers[kind], self.operation(kind)
-        if not breaker.begin():
+        turn = breaker.begin()
+        if turn is None:
             return NotSent("the circuit is open", outage=False)
         began, outcome = self._clock(), None
         try:
@@ -107,7 +108,7 @@ class Road:
         finally:
             # Where the payer is awaited inside of the call, its silence says nothing about the provider.
             waited_in_vain = operation.status_query == "none" and self._clock() - began >= within_s - 0.5
-            self._count(kind, breaker, None if waited_in_vain else outcome)
+            self._count(kind, breaker, turn, None if waited_in_vain else outcome)
         if isinstance(outcome, Unknown) and operation.status_query == "none":
             return replace(outcome, askable=False)
         return outcome
@@ -117,20 +118,20 @@ class Road:
         if self.operation(kind).status_query == "none":
             return Unknown("this provider cannot be asked", outage=False, askable=False)
         within_s, breaker = self.account.answer_within_s, self._breakers["find"]
-        now = self._clock()
-        if now < self._rests_until:
-            return Unknown("it asked for a rest", outage=False)
-        wait_s = self._pace.reserve(now, within_s / 2) if self._pace else 0.0
+        wait_s = self._pace.reserve(self._clock(), within_s / 2) if self._pace else 0.0
         if wait_s is None:
             return Unknown("too many questions at once", outage=False)
         await asyncio.sleep(wait_s)
-        if not breaker.begin():
+        if self._clock() < self._rests_until:
+            return Unknown("it asked for a rest", outage=False)
+        turn = breaker.begin()
+        if turn is None:
             return Unknown("the circuit is open", outage=False)
         finding = None
         try:
             finding = await self.provider.find(kind, reference, within_s=within_s - wait_s)
         finally:
-            self._count("find", breaker, finding)
+            self._count("find", breaker, turn, finding)
         return finding
 
     async def close(self) -> None:
@@ -144,17 +145,18 @@ class Road:
     ) -> Outcome:
         """One call and its repeats. Once a pass may have arrived, a later one's refusal settles nothing."""
         self._budget.earn()
+        began = self._clock()
         outcome = await self.provider.send(
             request, within_s=ends_at - self._clock(), first_byte_before=first_byte_before
         )
         in_doubt = isinstance(outcome, Unknown)
         repeats = 0
-        while _may_repeat(outcome, operation):
+        while _may_repeat(outcome, operation, self._clock() - began):
             delay_s = schedule.quick_delay_s(repeats, random.random())
             if delay_s is None or ends_at - self._clock() < delay_s + SENSE_IN_REPEATING_S or not self._budget.spend():
                 break
             await asyncio.sleep(delay_s)
-            repeats += 1
+            repeats, began = repeats + 1, self._clock()
             again = await self.provider.send(
                 request, within_s=ends_at - self._clock(), first_byte_before=first_byte_before
             )
@@ -162,26 +164,24 @@ class Road:
             in_doubt = in_doubt or isinstance(again, Unknown)
         return outcome
 
-    def _count(self, call: Call, breaker: Breaker, said: Outcome | Finding | None) -> None:
+    def _count(self, call: Call, breaker: Breaker, turn: int, said: Outcome | Finding | None) -> None:
+        """Tell the breaker how a call went that began in this turn of it."""
         now = self._clock()
         if said is None:
-            breaker.neither()
-        elif not isinstance(said, NotSent | Unknown):
-            breaker.good(now)
-        elif said.outage:
-            was_closed = breaker.state is not State.OPEN
-            breaker.bad(now, random.random())
-            if was_closed and breaker.state is State.OPEN:
-                log.warning("circuit.opened", road=self.label, call=call, reason=said.reason)
-                self._start_probe(call, breaker)
-        else:
-            # It refused, or asked for a rest: it is there. Our own reasons for not sending say nothing about it.
-            breaker.neither() if isinstance(said, NotSent) else breaker.good(now)
-            self._heed_rest(said, now)
-
-    def _heed_rest(self, said: NotSent | Unknown, now: float) -> None:
+            breaker.neither(turn)
+            return
         if isinstance(said, Unknown) and said.retry_after_s:
             self._rests_until = max(self._rests_until, now + said.retry_after_s)
+        if isinstance(said, NotSent | Unknown) and said.outage:
+            was_open = breaker.state is State.OPEN
+            breaker.bad(now, random.random(), turn)
+            if breaker.state is State.OPEN and not was_open:
+                log.warning("circuit.opened", road=self.label, call=call, reason=said.reason)
+                self._start_probe(call, breaker)
+        elif isinstance(said, NotSent):
+            breaker.neither(turn)  # our own reasons for not sending say nothing about the provider
+        else:
+            breaker.good(now, turn)
 
     def _start_probe(self, call: Call, breaker: Breaker) -> None:
         probe = asyncio.create_task(self._probe(call, breaker))
@@ -213,11 +213,14 @@ def kind_of(request: Request) -> Kind:
             assert_never(request)
 
 
-def _may_repeat(outcome: Outcome, operation: Operation) -> bool:
-    """What surely did not leave, or what the provider would recognise by our reference; and only where it may help."""
+def _may_repeat(outcome: Outcome, operation: Operation, took_s: float) -> bool:
+    """What surely did not leave, or what the provider would recognise by our reference; and only where it may help.
+
+    Who needed a second to find no connection leaves the time that is left to another road.
+    """
     match outcome:
         case NotSent():
-            return outcome.outage
+            return outcome.outage and took_s < SENSE_IN_REPEATING_S
         case Unknown():
             return outcome.outage and operation.dedupes and outcome.retry_after_s is None
         case _:

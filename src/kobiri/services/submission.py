@@ -35,15 +35,17 @@ async def submit(
     committed_at: float,
     now: datetime,
     author: Author,
-    answer: Callable[[Payment], Answer | None] = lambda _payment: None,
+    answer: Callable[[Payment], Answer | None] | None = None,
 ) -> Payment:
     """Make the provider call that a commit has just allowed, and apply its outcome; the payment as it then stands.
 
     `committed_at` is the monotonic time just before that commit, `now` the database's clock at it. A road on which
-    nothing was sent is left for the next one that is open, as long as the first one's time lasts.
+    nothing was sent is left for the next one that is open. `answer` builds what a client is told who waits: for no
+    longer than the first road's time. Where nobody waits (None) each road gets its own.
     """
     tried = [road]
-    ends_at = time.monotonic() + road.account.answer_within_s
+    patience_s = road.account.answer_within_s
+    ends_at = time.monotonic() + patience_s
     while True:
         outcome = await _call(gateway, road, payment, committed_at, ends_at)
         elapsed_s = time.monotonic() - committed_at
@@ -51,6 +53,8 @@ async def submit(
         then = now + timedelta(seconds=elapsed_s)
         if not isinstance(outcome, NotSent) or not may_take_another_road(payment, outcome, then):
             break
+        if answer is None:
+            ends_at = time.monotonic() + patience_s
         if gateway.calls.stopped or ends_at - time.monotonic() < SENSE_IN_SWITCHING_S:
             break
         route = await gateway.roads.another(payment, tried)
@@ -62,7 +66,7 @@ async def submit(
             break
         payment, now = switched.payment, switched.now
         tried.append(road)
-    return await outcomes.apply(gateway.db, payment, outcome, Source.SEND, then, author, answer)
+    return await outcomes.apply(gateway.db, payment, outcome, Source.SEND, then, author, answer or outcomes.no_answer)
 
 
 async def switch(
