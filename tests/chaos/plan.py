@@ -181,7 +181,9 @@ def _provider_fault(dice: random.Random, at_s: float, provider: Traits) -> Provi
     return ProviderFault(at_s, lasts_s, fault | _details(dice, kind, provider))
 
 
-def _details(dice: random.Random, kind: str, provider: Traits) -> dict[str, Any]:
+def _details(  # noqa: C901, PLR0911  # one return for each kind of fault
+    dice: random.Random, kind: str, provider: Traits
+) -> dict[str, Any]:
     """A provider may lose, delay and repeat its words; it never says that what it did was refused."""
     request = {"operation": dice.choice(("create", "create", "create", "status", "token"))}
     match kind:

@@ -1,4 +1,4 @@
-"""The gateway under chaos: its own PostgreSQL behind a proxy, the simulators, the API, two workers; and how to hurt them."""
+"""The gateway under chaos: its own PostgreSQL behind a proxy, simulators, API, workers; and how to hurt them."""
 
 import asyncio
 import os

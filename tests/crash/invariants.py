@@ -21,7 +21,9 @@ STATUS_OF = {"payment.timed_out": "TIMEOUT", "payment.succeeded": "SUCCESSFUL", 
 REVIEWS = {"payment.review_needed", "payment.mismatched", "payment.contradicted"}
 
 # Every table that speaks of a payment, found in the catalogue: one that is added later is looked at too.
-CHILDREN = "SELECT table_name FROM information_schema.columns WHERE column_name = 'payment_id' AND table_schema = 'public'"
+CHILDREN = (
+    "SELECT table_name FROM information_schema.columns WHERE column_name = 'payment_id' AND table_schema = 'public'"
+)
 STRANGERS = """
 SELECT c.payment_id FROM {table} c LEFT JOIN payments p ON p.id = c.payment_id
 WHERE c.payment_id IS NOT NULL AND p.tenant_id IS DISTINCT FROM c.tenant_id
@@ -80,6 +82,12 @@ class Told:
             return {}
         return found if isinstance(found, dict) else {}
 
+    @property
+    def payment_id(self) -> str | None:
+        """Whose payment it names, if any."""
+        named = self.document.get("id" if self.acknowledged else "payment_id")
+        return None if named is None else str(named)
+
 
 @dataclass(frozen=True)
 class World:
@@ -119,22 +127,22 @@ def digits(reference: str) -> str:
 async def look(stack: Stack, told: Iterable[Told]) -> World:
     """Read all of it. Call it when all is at rest."""
     database = stack.database
-    payments = {str(row["id"]): row for row in await database.fetch("SELECT * FROM payments")}
+    payments = {str(row["id"]): dict(row) for row in await database.fetch("SELECT * FROM payments")}
     roads = {digits(str(row["provider_reference"])): payment_id for payment_id, row in payments.items()}
     for row in await database.fetch("SELECT payment_id, provider_reference FROM attempts"):
         roads[digits(str(row["provider_reference"]))] = str(row["payment_id"])
     histories = defaultdict[str, list[str]](list)
     for row in await database.fetch("SELECT subject_id, type FROM events ORDER BY created_at, id"):
         histories[row["subject_id"]].append(row["type"])
-    strangers = [(name, sql) for name, sql in OTHER_STRANGERS.items()]
+    strangers = list(OTHER_STRANGERS.items())
     strangers += [(row[0], STRANGERS.format(table=row[0])) for row in await database.fetch(CHILDREN)]
     return World(
         payments=payments,
         roads=roads,
         movements=await stack.simulator.movements(),
         histories=histories,
-        postings=await database.fetch("SELECT * FROM ledger_entries"),
-        keys=await database.fetch("SELECT * FROM idempotency_keys"),
+        postings=[dict(row) for row in await database.fetch("SELECT * FROM ledger_entries")],
+        keys=[dict(row) for row in await database.fetch("SELECT * FROM idempotency_keys")],
         strangers=[(name, str(row[0])) for name, sql in strangers for row in await database.fetch(sql)],
         told=tuple(told),
     )
@@ -171,20 +179,19 @@ def _success_is_real(world: World) -> Found:
 
 def _acknowledged_is_there(world: World) -> Found:
     for told in world.told:
-        named = told.document.get("id" if told.acknowledged else "payment_id")
-        if (told.acknowledged or named is not None) and named not in world.payments:
+        if (told.acknowledged or told.payment_id is not None) and told.payment_id not in world.payments:
             yield None, f"told {told.status_code} {told.body!r}, and there is no such payment"
 
 
 def _refusals_are_honest(world: World) -> Found:
     for told in world.told:
         if not told.acknowledged and not (told.status_code in (409, 503, 504) and told.document.get("retryable")):
-            yield told.document.get("payment_id"), f"{told.key} was told {told.status_code} {told.body!r}"
+            yield told.payment_id, f"{told.key} was told {told.status_code} {told.body!r}"
 
 
 def _told_status_stays(world: World) -> Found:
     for told in world.told:
-        row = world.payments.get(told.document.get("id", "")) if told.acknowledged else None
+        row = world.payments.get(told.payment_id or "") if told.acknowledged else None
         if row is None:
             continue
         then, now = told.document["status"], row["status"]
@@ -193,28 +200,30 @@ def _told_status_stays(world: World) -> Found:
 
 
 def _one_key_one_payment(world: World) -> Found:
-    uses = defaultdict[str, list[Row]](list)
-    for use in world.keys:
-        uses[str(use["payment_id"])].append(use)
-    for payment_id in world.payments:
-        if len(uses[payment_id]) != 1:
-            yield payment_id, f"has {len(uses[payment_id])} keys"
     ids = defaultdict[tuple[str, str], set[str]](set)
     for told in world.told:
-        payment_id = told.document.get("id" if told.acknowledged else "payment_id")
-        if payment_id is None:
-            continue
-        ids[told.caller, told.key].add(payment_id)
-        for use in uses[payment_id]:
-            if told.key != use["key"]:
-                yield payment_id, f"is of the key {use['key']} and was told to {told.key}"
-            stored = (use["status_code"], use["response_body"])
-            # What is told before an answer is stored says how the payment stands; what is told afterwards is it.
-            if told.acknowledged and stored[0] and (told.last or not told.replayed) and told.body != stored[1]:
-                yield payment_id, f"stored {stored}, told {(told.status_code, told.body)}"
+        if told.payment_id is not None:
+            ids[told.caller, told.key].add(told.payment_id)
     for (_, key), several in ids.items():
         if len(several) > 1:
             yield min(several), f"the key {key} stands for {len(several)} payments: {sorted(several)}"
+    uses = Counter(str(use["payment_id"]) for use in world.keys)
+    yield from ((payment_id, f"has {uses[payment_id]} keys") for payment_id in world.payments if uses[payment_id] != 1)
+
+
+def _one_stored_answer(world: World) -> Found:
+    uses = {str(use["payment_id"]): use for use in world.keys}
+    for told in world.told:
+        use = uses.get(told.payment_id or "")
+        if use is None:
+            continue
+        if told.key != use["key"]:
+            yield told.payment_id, f"is of the key {use['key']} and was told to {told.key}"
+        # What is told before an answer is stored says how the payment stands; what is told afterwards is it.
+        binds = use["status_code"] is not None and told.acknowledged and (told.last or not told.replayed)
+        stored = (use["status_code"], use["response_body"])
+        if binds and (told.status_code, told.body) != stored:
+            yield told.payment_id, f"stored {stored}, told {(told.status_code, told.body)}"
 
 
 def _movements_balance(world: World) -> Found:
@@ -274,7 +283,8 @@ INVARIANTS: Mapping[str, Callable[[World], Found]] = {
     "every acknowledged payment is there": _acknowledged_is_there,
     "every other answer says that it may be repeated": _refusals_are_honest,
     "no status goes back on what was told": _told_status_stays,
-    "one key, one payment, one stored answer": _one_key_one_payment,
+    "one key is one payment": _one_key_one_payment,
+    "one payment has one stored answer, and it is what everybody is told": _one_stored_answer,
     "every ledger movement sums to zero": _movements_balance,
     "one booking for each successful payment, no other": _booked_once,
     "every payment's history begins with its creation, never steps back, and explains its status": _history_explains,

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 SOURCE = Path(kobiri.__file__).parent.parent
 PATIENCE_S = 45.0  # for what must happen; a good run never waits so long
-DEFECTS = ("was never retrieved",)
+DEFECTS = ("was never retrieved",)  # of a task that nobody waited for
 PORTS = range(20_000, 32_000)  # below those that the kernel gives to clients
 
 
