@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install 
 PYTEST := $(BIN)/pytest -n 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full check bench lock clean
+.PHONY: help run test test-full check bench chaos lock clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ check: .venv/.dev ## format, lint, types, direction of imports, no download addr
 
 bench: .venv/.package ## measure (see benchmarks/)
 	$(BIN)/python -m benchmarks
+
+chaos: .venv/.dev ## break things for SECONDS (60) by a SEED (drawn and printed), then check every invariant
+	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
 lock: ## resolve requirements/*.txt anew from pyproject.toml, a week behind the newest releases (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv on the PATH." >&2; exit 1; }

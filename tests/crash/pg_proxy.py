@@ -94,6 +94,10 @@ class PgProxy:
     def find(self, moment: Moment, seen: list[tuple[str, bytes]]) -> Hold | None:
         return next((hold for hold in self._holds if hold.matches(moment, seen)), None)
 
+    def clear(self) -> None:
+        """Stop nothing any more."""
+        self._holds.clear()
+
     async def start(self, port: int = 0) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -152,7 +156,10 @@ class _Connection:
         startup = await self._startup()
         if startup is None:
             return
-        server, self._to_server = await self._proxy.open_server()
+        try:
+            server, self._to_server = await self._proxy.open_server()
+        except OSError:  # it is down: so is the proxy, for its client
+            return
         self._to_server.write(startup)
         pumps = [asyncio.create_task(self._up()), asyncio.create_task(self._down(server))]
         over = asyncio.create_task(self._over.wait())

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 SOURCE = Path(kobiri.__file__).parent.parent
 PATIENCE_S = 45.0  # for what must happen; a good run never waits so long
+DEFECTS = ("was never retrieved",)  # of a task that nobody waited for
 PORTS = range(20_000, 32_000)  # below those that the kernel gives to clients
 
 
@@ -149,6 +150,13 @@ class Process:
 
         await eventually(buried, f"the death of {self.name}")
 
+    def defects(self) -> list[str]:
+        """What it calls a defect itself, and what Python says of one."""
+        text = self.text
+        found = [line for line in text.splitlines() if '"level":"error"' in line.replace('": "', '":"')]
+        found += [text[-4000:] for sign in DEFECTS if sign in text]
+        return [f"{self.name}: {each}" for each in found]
+
     def records(self) -> list[dict[str, Any]]:
         """The lines of its log that are JSON."""
         found = []
@@ -273,11 +281,8 @@ class Stack:
 
     def assert_no_defects(self) -> None:
         """What a process itself calls a defect is one."""
-        for process in self.processes:
-            text = process.text
-            bad = [line for line in text.splitlines() if '"level":"error"' in line.replace('": "', '":"')]
-            assert not bad, f"{process.name}: {bad[0]}"
-            assert "was never retrieved" not in text, f"{process.name}: {text[-4000:]}"
+        found = [defect for process in self.processes for defect in process.defects()]
+        assert not found, found[0]
 
 
 def start_process(folder: Path, name: str, words: list[str], environment: dict[str, str]) -> Process:

@@ -1,0 +1,56 @@
+"""python -m tests.chaos: faults, kills, restarts and lost connections, all drawn from one seed; then the invariants."""
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from tests.chaos.report import show
+from tests.chaos.run import Report, run
+
+
+def main() -> int:
+    """Exit code: 0 when all invariants hold, 1 when one is broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, help="the plan's seed (default: drawn, and printed)")
+    parser.add_argument("--seconds", type=float, default=60, help="how long it goes on (default 60)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
+    chosen = parser.parse_args()
+    if chosen.seconds <= 0:
+        parser.error("--seconds must be above zero")
+    seed = random.SystemRandom().randrange(1_000_000_000) if chosen.seed is None else chosen.seed
+    print(f"Seed {seed}, {chosen.seconds:g} seconds.", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="kobiri-chaos-"))
+    folder.chmod(0o711)  # root's PostgreSQL is another user, who must be able to walk through
+    intact = False
+    try:
+        report = _run(seed, chosen.seconds, folder)
+        intact = not report.broken
+    finally:
+        if intact:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            print(f"The logs of all processes are in {folder}.", file=sys.stderr)
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(report.document(), indent=2, default=str) + "\n")
+    show(report)
+    return 0 if intact else 1
+
+
+def _run(seed: int, seconds: float, folder: Path) -> Report:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("", total=1)
+        return asyncio.run(
+            run(seed, seconds, folder, lambda what, share: progress.update(bar, description=what, completed=share))
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""What will go wrong and when. Pure: the same seed, length and providers give the same plan."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from kobiri.domain.msisdn import ZAMBIA, ZAMBIAN_NETWORKS
+from kobiri.providers import registry
+from tests.crash.pg_proxy import ATTEMPT, T1, T2, Decision, Moment
+
+Target: TypeAlias = Literal["api", "server", "worker"]
+
+CLIENTS = 10
+FAULTS_EVERY_S, KILLS_EVERY_S, PAUSES_EVERY_S, RESTARTS_EVERY_S, CUTS_EVERY_S = 0.4, 5.0, 5.0, 15.0, 0.8
+LONGEST_PROMPT_MS = 8_000
+
+PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the plan must know of a provider. `askable`: it has a status query."""
+
+    provider: str
+    networks: tuple[str, ...]
+    askable: bool
+
+
+@dataclass(frozen=True)
+class ProviderFault:
+    """A fault of the simulators' control API, taken away again after a while."""
+
+    at_s: float
+    lasts_s: float
+    fault: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """SIGKILL. `which`: a share of those that run, from 0 to 1."""
+
+    at_s: float
+    target: Target
+    which: float
+
+
+@dataclass(frozen=True)
+class Pause:
+    """SIGSTOP, and SIGCONT after a while."""
+
+    at_s: float
+    lasts_s: float
+    target: Target
+    which: float
+
+
+@dataclass(frozen=True)
+class Restart:
+    """PostgreSQL's immediate shutdown, and its start after a while."""
+
+    at_s: float
+    lasts_s: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The next COMMIT of such a transaction loses its connection."""
+
+    at_s: float
+    statement: str
+    moment: Moment
+    decision: Decision
+
+
+Step: TypeAlias = ProviderFault | Kill | Pause | Restart | Cut
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`signed`: the providers whose callbacks are signed. Each client draws its orders from a seed of its own."""
+
+    seed: int
+    seconds: float
+    steps: tuple[Step, ...]
+    signed: frozenset[str]
+    client_seeds: tuple[int, ...]
+    prefixes: tuple[str, ...]
+
+
+def traits() -> tuple[Traits, ...]:
+    """All providers of the registry that collect."""
+    return tuple(
+        Traits(spec.id, tuple(sorted(spec.networks)), spec.operations["collection"].status_query != "none")
+        for spec in (entry.spec for entry in registry.PROVIDERS)
+        if "collection" in spec.operations
+    )
+
+
+def make(seed: int, seconds: float, providers: Sequence[Traits]) -> Plan:
+    dice = random.Random(seed)
+    networks = {network for each in providers for network in each.networks}
+    drawn: list[Step] = [
+        *_spread(dice, seconds, FAULTS_EVERY_S, lambda at_s: _provider_fault(dice, at_s, dice.choice(providers))),
+        *_spread(dice, seconds, KILLS_EVERY_S, lambda at_s: Kill(at_s, _target(dice), dice.random())),
+        *_spread(dice, seconds, PAUSES_EVERY_S, lambda at_s: _pause(dice, at_s)),
+        *_spread(dice, seconds, RESTARTS_EVERY_S, lambda at_s: Restart(at_s, dice.uniform(0.2, 2.5))),
+        *_spread(dice, seconds, CUTS_EVERY_S, lambda at_s: _cut(dice, at_s)),
+    ]
+    steps = (
+        step if isinstance(step, Kill | Cut) else replace(step, lasts_s=min(step.lasts_s, seconds - step.at_s))
+        for step in drawn
+    )
+    return Plan(
+        seed=seed,
+        seconds=seconds,
+        steps=tuple(sorted(steps, key=lambda step: step.at_s)),
+        signed=frozenset(each.provider for each in providers if dice.random() < 0.5),
+        client_seeds=tuple(dice.getrandbits(64) for _ in range(CLIENTS)),
+        prefixes=tuple(ZAMBIA + prefix for prefix, network in ZAMBIAN_NETWORKS.items() if network in networks),
+    )
+
+
+def _spread(dice: random.Random, seconds: float, every_s: float, draw: Callable[[float], Step]) -> Iterator[Step]:
+    at_s = every_s * dice.uniform(0.2, 0.8)
+    while at_s < seconds:
+        yield draw(at_s)
+        at_s += every_s * dice.uniform(0.3, 1.7)
+
+
+def _target(dice: random.Random) -> Target:
+    return dice.choices(("api", "worker", "server"), (5, 4, 1))[0]
+
+
+def _pause(dice: random.Random, at_s: float) -> Pause:
+    lasts_s = dice.choice((dice.uniform(0.2, 1.5), dice.uniform(2, 5), dice.uniform(8, 14)))
+    return Pause(at_s, lasts_s, dice.choice(("api", "worker")), dice.random())
+
+
+def _cut(dice: random.Random, at_s: float) -> Cut:
+    moment, decision = dice.choice(
+        (
+            (Moment.COMMIT, Decision.CUT),
+            (Moment.COMMITTED, Decision.CUT),
+            (Moment.COMMIT, Decision.HALF_OPEN),
+        )
+    )
+    return Cut(at_s, dice.choice((T1, T1, T2, T2, ATTEMPT, "")), moment, decision)
+
+
+# How often each is drawn, beside the others.
+FAULT_WEIGHTS = {
+    "latency": 3,
+    "latency_after": 2,
+    "error_before": 3,
+    "error_after": 3,
+    "drop_after": 3,
+    "reset_before": 2,
+    "reset_after": 3,
+    "hang": 2,
+    "outage": 1,
+    "html_200": 2,
+    "not_found_for": 3,
+    "lost": 2,
+    "duplicated": 2,
+    "late": 2,
+    "reordered": 2,
+    "forged": 2,
+    "unsigned": 1,
+    "payer": 4,
+    "late_success": 2,
+}
+
+
+def _provider_fault(dice: random.Random, at_s: float, provider: Traits) -> ProviderFault:
+    kind = dice.choices(tuple(FAULT_WEIGHTS), tuple(FAULT_WEIGHTS.values()))[0]
+    lasts_s = dice.uniform(1, 5) if kind in ("hang", "outage") else 10.0
+    fault: dict[str, Any] = {"kind": kind, "provider": provider.provider}
+    if kind != "outage":
+        fault["times"] = dice.randint(1, 5)
+    return ProviderFault(at_s, lasts_s, fault | _details(dice, kind, provider))
+
+
+def _details(  # noqa: C901, PLR0911  # one return for each kind of fault
+    dice: random.Random, kind: str, provider: Traits
+) -> dict[str, Any]:
+    """A provider may lose, delay and repeat its words; it never says that what it did was refused."""
+    request = {"operation": dice.choice(("create", "create", "create", "status", "token"))}
+    match kind:
+        case "latency" | "latency_after":
+            return request | {"ms": dice.choice((dice.randint(20, 800), dice.randint(1_000, 6_000)))}
+        case "error_before":
+            return request | _error(dice, (401, 429, 500, 502, 503, 504))
+        case "error_after":
+            return request | _error(dice, (500, 502, 503, 504))
+        case "hang" | "html_200":
+            return request | {"processed": dice.random() < 0.5}
+        case "drop_after" | "reset_before" | "reset_after":
+            return request
+        case "outage":
+            return {"mode": dice.choice(("503", "reset"))}
+        case "not_found_for":
+            return {"ms": dice.randint(500, 6_000)}
+        case "duplicated":
+            return {"copies": dice.randint(1, 3), "spacing_ms": dice.randint(0, 500)}
+        case "late" | "reordered" | "forged":
+            return {"ms": dice.randint(0, 3_000)}
+        case "payer":
+            # One who never answers is only told apart from a slow one where nobody can ask.
+            never = () if provider.askable else ("ignore",)
+            decisions = ("approve", "reject", "expire", "no_funds", "fail", *never)
+            return {"decision": dice.choice(decisions), "prompt_ms": dice.randint(0, LONGEST_PROMPT_MS)}
+        case "late_success":
+            return {"ms": dice.randint(1_000, LONGEST_PROMPT_MS)}
+        case _:
+            return {}
+
+
+def _error(dice: random.Random, statuses: tuple[int, ...]) -> dict[str, Any]:
+    status = dice.choice(statuses)
+    rest = {"retry_after_s": 1} if status in (429, 503) and dice.random() < 0.5 else {}
+    strange = dice.choice(({}, {}, {"body": ""}, {"body": "{"}, {"body": PAGE, "content_type": "text/html"}))
+    return {"status": status, **rest, **strange}

@@ -1,0 +1,56 @@
+"""The plan of a seed is always the same, and fits into its time."""
+
+import random
+from itertools import islice
+
+import pytest
+
+from tests.chaos import plan
+from tests.chaos.clients import orders
+from tests.chaos.plan import Kill, Pause, ProviderFault, Restart, Traits
+
+PROVIDERS = (Traits("mtn", ("mtn",), askable=True), Traits("zamtel", ("zamtel",), askable=False))
+
+
+def test_one_seed_is_one_plan_whatever_else_rolls_dice() -> None:
+    first = plan.make(7, 60, PROVIDERS)
+    random.seed(1)
+    random.random()
+
+    assert plan.make(7, 60, PROVIDERS) == first
+    assert plan.make(8, 60, PROVIDERS) != first
+    one, again = (list(islice(orders(first.client_seeds[0], first.prefixes), 50)) for _ in range(2))
+    assert one == again
+    assert len({order.key for order in one}) == 50
+
+
+def test_a_run_has_some_of_everything_and_ends_in_time() -> None:
+    for seed in range(50):
+        made = plan.make(seed, 20, PROVIDERS)
+        assert {Kill, Pause, ProviderFault, Restart} <= {type(step) for step in made.steps}
+        assert [step.at_s for step in made.steps] == sorted(step.at_s for step in made.steps)
+        assert all(step.at_s + getattr(step, "lasts_s", 0) <= 20 for step in made.steps)
+
+
+def test_over_many_seeds_every_fault_is_drawn_for_every_provider() -> None:
+    faults = [
+        step.fault
+        for seed in range(50)
+        for step in plan.make(seed, 60, PROVIDERS).steps
+        if isinstance(step, ProviderFault)
+    ]
+    for provider in ("mtn", "zamtel"):
+        assert {fault["kind"] for fault in faults if fault["provider"] == provider} == set(plan.FAULT_WEIGHTS)
+    # A payer who never answers would leave a payment open for ever where the provider can be asked.
+    assert {fault["provider"] for fault in faults if fault.get("decision") == "ignore"} == {"zamtel"}
+
+
+def test_payers_are_of_the_networks_that_are_served() -> None:
+    made = plan.make(1, 60, PROVIDERS[:1])
+    assert set(made.prefixes) == {"26056", "26076", "26096"}
+
+
+@pytest.mark.parametrize("traits", plan.traits(), ids=lambda traits: traits.provider)
+def test_every_provider_of_the_registry_takes_part(traits: Traits) -> None:
+    made = plan.make(1, 600, plan.traits())
+    assert any(isinstance(step, ProviderFault) and step.fault["provider"] == traits.provider for step in made.steps)
