@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from kobiri import app as kobiri_app
-from kobiri.services import submission
+from kobiri.domain.errors import DatabaseUnavailable
+from kobiri.services import outcomes, submission
 from tests.api.steps import age, charged, check, end_leases, eventually, gateway, history, ledger, read, until, work
 from tests.conftest import Api, ApiFactory, Simulator
 
@@ -176,3 +177,29 @@ async def test_a_stop_parks_what_is_open(make_api: ApiFactory, simulator: Simula
         return bool(await api.database.value("SELECT count(*) FROM payments WHERE review = 'unresolved'"))
 
     await eventually(parked)
+
+
+async def test_the_only_word_there_will_ever_be_outlasts_a_database_that_is_away(
+    make_api: ApiFactory, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = await zamtel(make_api, simulator)
+    await prompt(simulator, 1_500)
+    answer = await api.pay(payer=PAYER)
+    assert answer.status_code == 202
+    away = asyncio.Event()
+    apply = outcomes.apply
+
+    async def unavailable_at_first(*arguments: Any, **named: Any) -> Any:
+        if not away.is_set():
+            away.set()
+            raise DatabaseUnavailable
+        return await apply(*arguments, **named)
+
+    monkeypatch.setattr(outcomes, "apply", unavailable_at_first)
+
+    async def settled() -> bool:
+        return bool((await read(api, answer.json()["id"]))["status"] == "SUCCESSFUL")
+
+    await eventually(settled)
+    assert away.is_set()
+    assert await sent(simulator) == 1

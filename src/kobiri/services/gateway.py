@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import structlog
+
+from kobiri.domain.errors import KobiriError
 from kobiri.domain.payment import Payment
 from kobiri.services.routing import Roads
 from kobiri.store.db import Database
@@ -14,6 +17,8 @@ from kobiri.store.db import Database
 # A lease outlives the call that it allows by this much: the time to store what the provider said.
 LEASE_MARGIN_S = 5.0
 STORE_WITHIN_S = 2.0
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -30,8 +35,17 @@ class OpenCalls:
         """Begin a piece of work that is done to its end, whether or not somebody waits for it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        """Perhaps nobody waits for it any more: what stopped it must be told by somebody."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, KobiriError):
+            log.warning("call.not_stored", code=error.code, detail=error.detail)
+        elif error is not None:
+            log.error("call.crashed", exc_info=error)
 
     @property
     def running(self) -> int:

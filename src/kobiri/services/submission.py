@@ -1,5 +1,6 @@
 """Send one payment to its provider, and to the next one where nothing was sent. No transaction is open meanwhile."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,6 +8,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from kobiri.domain.errors import Unavailable
 from kobiri.domain.ids import new_provider_reference
 from kobiri.domain.outcome import Accepted, NotSent, Outcome, Source, Unknown
 from kobiri.domain.payment import Payment, may_take_another_road, rerouted
@@ -25,6 +27,9 @@ log = structlog.get_logger(__name__)
 SEND_AT_ONCE_S = 2.0
 # With less time than this left, the next road is the worker's to try.
 SENSE_IN_SWITCHING_S = 1.5
+# How long the only word that a provider will ever say is held on to while the database is away.
+STORE_FOR_S = 60.0
+STORE_PAUSE_S = 0.5
 
 
 async def submit(
@@ -66,7 +71,29 @@ async def submit(
             break
         payment, now = switched.payment, switched.now
         tried.append(road)
-    return await outcomes.apply(gateway.db, payment, outcome, Source.SEND, then, author, answer or outcomes.no_answer)
+    return await _store(gateway, road, payment, outcome, then, author, answer or outcomes.no_answer)
+
+
+async def _store(
+    gateway: Gateway,
+    road: Road,
+    payment: Payment,
+    outcome: Outcome,
+    now: datetime,
+    author: Author,
+    answer: Callable[[Payment], Answer | None],
+) -> Payment:
+    """Apply what the provider said. Where it cannot be asked again, its word is not given up for a busy database."""
+    give_up_at = time.monotonic()
+    if road.operation(payment.kind).status_query == "none" and not isinstance(outcome, NotSent):
+        give_up_at += STORE_FOR_S
+    while True:
+        try:
+            return await outcomes.apply(gateway.db, payment, outcome, Source.SEND, now, author, answer)
+        except Unavailable:
+            if time.monotonic() >= give_up_at:
+                raise
+            await asyncio.sleep(STORE_PAUSE_S)
 
 
 async def switch(
