@@ -640,7 +640,7 @@ async def test_a_fingerprint_tells_where_an_account_points_and_no_more() -> None
     async def fingerprint(**changes: Any) -> str:
         provider = AirtelProvider(account_at(changes.pop("base_url", "https://airtel.example.com"), **changes))
         await provider.close()
-        return provider.fingerprint
+        return provider.fingerprint_of("collection")
 
     ours = await fingerprint()
     assert len(ours) == 16

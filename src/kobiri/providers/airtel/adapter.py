@@ -97,12 +97,11 @@ class AirtelProvider:
         return self._account
 
     @property
-    def fingerprint(self) -> str:
-        return fingerprint(self._base_url, self._values["client_id"], self._values["country"])
-
-    @property
     def currencies(self) -> frozenset[str]:
         return frozenset({self._currency})
+
+    def fingerprint_of(self, kind: Kind) -> str:  # noqa: ARG002  # one client for all
+        return fingerprint(self._base_url, self._values["client_id"], self._values["country"])
 
     # --- what moves money -------------------------------------------------------------------------------------------
 

@@ -131,14 +131,13 @@ class PawapayProvider:
         return self._account
 
     @property
-    def fingerprint(self) -> str:
+    def currencies(self) -> frozenset[str]:
+        return frozenset({self._account.values["currency"]})
+
+    def fingerprint_of(self, kind: Kind) -> str:  # noqa: ARG002  # one token for all
         """A token that does not tell its account stands for it: after a change of it nothing is asked elsewhere."""
         token = self._account.values["api_token"]
         return fingerprint(self._base_url, wire.subject(token) or token)
-
-    @property
-    def currencies(self) -> frozenset[str]:
-        return frozenset({self._account.values["currency"]})
 
     async def send(self, request: Request, *, within_s: float, first_byte_before: float | None) -> Outcome:
         try:
