@@ -116,7 +116,6 @@ class PawapayProvider:
         self._account = account
         self._now = now
         self._base_url = account.base_url.rstrip("/")
-        self._headers = wire.bearer_headers(account.values["api_token"])
         self._session = net.provider_session(account.max_connections)
         self._keys = _PublicKeys(self._session, self._base_url + wire.PUBLIC_KEYS_PATH, self._headers, clock)
         self._pem = account.values.get("callback_public_key")
@@ -129,6 +128,10 @@ class PawapayProvider:
     @property
     def account(self) -> Account:
         return self._account
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return wire.bearer_headers(self._account.values["api_token"])
 
     @property
     def currencies(self) -> frozenset[str]:
