@@ -451,10 +451,11 @@ async def test_a_question_with_a_bad_answer_stays_open(
     request = await bench.request(kind)
     await bench.outcome(request)
     said: dict[str, Finding] = {}
-    for fault in (
+    faults: list[dict[str, Any]] = [
         *({"kind": "error_before", "status": status} for status in (*REFUSALS, *FAILURES)),
-        *({"kind": kind} for kind in ("drop_after", "reset_before", "html_200", "outage")),
-    ):
+        *({"kind": name} for name in ("drop_after", "reset_before", "html_200", "outage")),
+    ]
+    for fault in faults:
         await bench.simulator.clear_faults()
         await bench.fault(operation="status", **fault)
         said[str(fault)] = await bench.find(request)
