@@ -132,7 +132,11 @@ async def test_no_secret_and_no_whole_number_is_told(api: Api, simulator: Simula
                 gateway(api).roads._platform,
                 [vars(road) for road in gateway(api).roads._platform],
                 [vars(road.provider) for road in gateway(api).roads._platform],
-                [vars(road.provider)["_tokens"]._current for road in gateway(api).roads._platform],
+                [
+                    tokens._current
+                    for road in gateway(api).roads._platform
+                    for tokens in vars(road.provider)["_tokens"].values()
+                ],
             ]
         ),
     }

@@ -500,7 +500,7 @@ def jwt(subject: str, number: int) -> str:
 async def test_a_fingerprint_follows_the_account_and_not_its_token() -> None:
     async def fingerprint(token: str, url: str = "https://api.pawapay.io", **changes: Any) -> str:
         async with provider_at(url, api_token=token, **changes) as provider:
-            return provider.fingerprint
+            return provider.fingerprint_of("collection")
 
     ours = await fingerprint(jwt("135", 1))
     assert len(ours) == 16
@@ -521,7 +521,7 @@ async def test_secrets_and_numbers_show_nowhere(pawapay: Pawapay, caplog: pytest
     caplog.set_level(logging.DEBUG)
     account = account_at(pawapay.url + "/pawapay", callback_public_key="canary-token")
     provider = PawapayProvider(account)
-    told = [repr(account), str(account), repr(provider), repr(SPEC), provider.fingerprint]
+    told = [repr(account), str(account), repr(provider), repr(SPEC), provider.fingerprint_of("collection")]
     faults: list[dict[str, Any]] = [
         {"kind": "drop_after"},
         {"kind": "error_before", "status": 403, "code": "AUTHENTICATION_ERROR"},

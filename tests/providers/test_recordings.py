@@ -61,8 +61,9 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def read(path: Path) -> Recording:
-    """Read a recording, with our reference where the file has a place for it."""
-    return msgspec.json.decode(path.read_text().replace("{reference}", REFERENCE), type=Recording)
+    """Read a recording, with our reference where the file has a place for it: as it stands, or its 32 hex digits."""
+    told = path.read_text().replace("{reference}", REFERENCE).replace("{reference_hex}", REFERENCE.replace("-", ""))
+    return msgspec.json.decode(told, type=Recording)
 
 
 def folder(entry: registry.Registration) -> Path:

@@ -385,7 +385,7 @@ def test_only_the_test_path_is_a_sandbox(url: str, sandbox: bool) -> None:
 async def test_a_fingerprint_tells_where_an_account_points_and_no_more() -> None:
     async def fingerprint(**changes: Any) -> str:
         async with provider_at(changes.pop("base_url", "https://z.example.com"), **changes) as provider:
-            return provider.fingerprint
+            return provider.fingerprint_of("collection")
 
     ours = await fingerprint()
     assert len(ours) == 16
@@ -405,7 +405,7 @@ async def test_secrets_show_nowhere(zamtel: Zamtel, caplog: pytest.LogCaptureFix
         caplog.set_level(logging.DEBUG, name)
     account = account_at(zamtel.url)
     provider = ZamtelProvider(account)
-    told = [repr(account), str(account), repr(provider), provider.fingerprint]
+    told = [repr(account), str(account), repr(provider), provider.fingerprint_of("collection")]
 
     async def echo(request: web.Request) -> web.Response:
         return web.json_response({"status": request.query_string, "message": request.query_string})

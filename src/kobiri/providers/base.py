@@ -196,12 +196,11 @@ class Provider(Protocol):
     def account(self) -> Account: ...
 
     @property
-    def fingerprint(self) -> str:
-        """Where this account points: changes with base URL, environment or API user, and tells no secret."""
-        ...
-
-    @property
     def currencies(self) -> frozenset[str]: ...
+
+    def fingerprint_of(self, kind: Kind) -> str:
+        """Where its movements of one kind go: changes with base URL, environment or API user, and tells no secret."""
+        ...
 
     async def send(self, request: Request, *, within_s: float, first_byte_before: float | None) -> Outcome:
         """Move money, once: `request` is of a kind that the spec offers.

@@ -75,7 +75,7 @@ async def _left_because(gateway: Gateway, road: Road | None, payment: Payment) -
     """Why a payment of which nothing was sent cannot go by its road; None: it can."""
     if road is None:
         return "its provider account is gone"
-    if road.provider.fingerprint != payment.account_fingerprint:
+    if road.provider.fingerprint_of(payment.kind) != payment.account_fingerprint:
         return "its provider account points elsewhere now"
     switched_off = await gateway.roads.switched_off()
     return switched_off.get(road.spec.id) or road.closed_because(payment.kind)
@@ -97,7 +97,7 @@ async def _ask(gateway: Gateway, road: Road, read: Read, began: float) -> None:
     if isinstance(finding, NotFound) and may_send_again(
         read.payment,
         dedupes=road.operation(read.payment.kind).dedupes,
-        account_fingerprint=road.provider.fingerprint,
+        account_fingerprint=road.provider.fingerprint_of(read.payment.kind),
         now=now,
     ):
         await _send(gateway, road, read.payment)
@@ -111,7 +111,7 @@ async def _find(gateway: Gateway, road: Road, payment: Payment) -> Finding:
             finding = await road.find(payment.kind, payment.provider_reference)
     except TimeoutError:
         return Unknown("this process was stopped", outage=False)
-    if isinstance(finding, NotFound) and road.provider.fingerprint != payment.account_fingerprint:
+    if isinstance(finding, NotFound) and road.provider.fingerprint_of(payment.kind) != payment.account_fingerprint:
         return Unknown("its provider account points elsewhere now", outage=False)
     return finding
 

@@ -182,7 +182,7 @@ def _new_payment(caller: Caller, order: Order, road: Road, *, sends_now: bool) -
         network=order.network or order.payer.network or "",
         provider=road.spec.id,
         account_id=road.account_id,
-        account_fingerprint=road.provider.fingerprint,
+        account_fingerprint=road.provider.fingerprint_of("collection"),
         provider_reference=new_provider_reference(),
         send_before=unset,
         expires_at=unset,

@@ -164,7 +164,7 @@ async def _ask(gateway: Gateway, payment: Payment) -> Finding:
     if road is None:
         return Unknown("its provider account is gone", outage=False)
     finding = await road.find(payment.kind, payment.provider_reference)
-    if isinstance(finding, NotKnown) and road.provider.fingerprint != payment.account_fingerprint:
+    if isinstance(finding, NotKnown) and road.provider.fingerprint_of(payment.kind) != payment.account_fingerprint:
         return Unknown("its provider account points elsewhere now", outage=False)
     return finding
 

@@ -107,7 +107,7 @@ async def switch(
         payment,
         provider=road.spec.id,
         account_id=road.account_id,
-        account_fingerprint=road.provider.fingerprint,
+        account_fingerprint=road.provider.fingerprint_of(payment.kind),
         provider_reference=new_provider_reference(),
     )
     event = rerouted(payment, after, reason, passed_over)

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar, assert_never
@@ -81,7 +81,6 @@ class AirtelProvider:
 
     def __init__(self, account: Account, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._account = account
-        self._values = account.values
         self._base_url = account.base_url.rstrip("/")
         self._currency = CURRENCIES[self._values["country"]]
         self._session = net.provider_session(account.max_connections)
@@ -97,12 +96,15 @@ class AirtelProvider:
         return self._account
 
     @property
-    def fingerprint(self) -> str:
-        return fingerprint(self._base_url, self._values["client_id"], self._values["country"])
+    def _values(self) -> Mapping[str, str]:
+        return self._account.values
 
     @property
     def currencies(self) -> frozenset[str]:
         return frozenset({self._currency})
+
+    def fingerprint_of(self, kind: Kind) -> str:  # noqa: ARG002  # one client for all
+        return fingerprint(self._base_url, self._values["client_id"], self._values["country"])
 
     # --- what moves money -------------------------------------------------------------------------------------------
 
@@ -153,7 +155,9 @@ class AirtelProvider:
         if theirs is None:
             return Declined(FailureCode.PROVIDER_REJECTED)  # there is no other name for what shall be refunded
         body = wire.refund_body(theirs)
-        outcome = await self._post(wire.REFUND_PATH, lambda _key: body, wire.read_refund, within_s, first_byte_before)
+        outcome = await self._post(
+            wire.REFUND_PATH, lambda _key: body, wire.read_refund, within_s, first_byte_before, passes=1
+        )
         return replace(outcome, askable=False) if isinstance(outcome, Unknown) else outcome
 
     async def _post(
@@ -165,8 +169,12 @@ class AirtelProvider:
         first_byte_before: float | None,
         *,
         seals: bool = False,
+        passes: int = 2,
     ) -> Outcome:
-        """Send a money request, sealed and signed as the account wants it: the bytes that were signed are sent."""
+        """Send a money request, sealed and signed as the account wants it: the bytes that were signed are sent.
+
+        `passes`: 1 where a second request might move money again. Not even a refused token makes it leave twice then.
+        """
         ends_at = time.monotonic() + within_s
         key = await self._key(within_s / 2) if seals or self._signs else None
         if isinstance(key, NotSent):
@@ -187,7 +195,7 @@ class AirtelProvider:
 
         # NotSent stays NotSent on the second pass too: the first one was refused before anything was done, for the
         # token is looked at before anything else. A fresh token refused is another matter, and Unknown.
-        outcome: Outcome = await self._authorized(send, ends_at - time.monotonic())
+        outcome: Outcome = await self._authorized(send, ends_at - time.monotonic(), passes)
         if isinstance(outcome, Declined) and outcome.provider_code in wire.DOUBTS_KEY:
             self._keys.forget(key)
         return outcome
@@ -271,15 +279,15 @@ class AirtelProvider:
     # --- tokens and keys --------------------------------------------------------------------------------------------
 
     async def _authorized(
-        self, call: Callable[[Bearer, float], Awaitable[T | wire.TokenRefused]], within_s: float
+        self, call: Callable[[Bearer, float], Awaitable[T | wire.TokenRefused]], within_s: float, passes: int = 2
     ) -> T | NotSent | Unknown:
-        """Make a call with the token, and where Airtel refuses the token, once more with a fresh one.
+        """Make a call with the token, and where Airtel refuses the token and `passes` allow, again with a fresh one.
 
         Half of the time left is kept for the call itself: a late token must not turn NotSent into Unknown.
         """
         ends_at = time.monotonic() + within_s
         refused: Bearer | None = None
-        for _ in range(2):
+        for _ in range(passes):
             bearer = await self._tokens.get(refused, (ends_at - time.monotonic()) / 2)
             if isinstance(bearer, NotSent):
                 return bearer
@@ -287,7 +295,8 @@ class AirtelProvider:
             if not isinstance(outcome, wire.TokenRefused):
                 return outcome
             refused = bearer
-        return Unknown("a fresh token was refused", outage=False)
+        self._tokens.forget(refused)
+        return Unknown("the token was refused" if passes == 1 else "a fresh token was refused", outage=False)
 
     async def _new_token(self) -> Fresh[dict[str, str]] | NotSent:
         values = self._values

@@ -115,6 +115,16 @@ ACCOUNT_VALUES: Final[Mapping[str, str]] = {
     "pin_padding": "pkcs1",
     "sign_messages": "off",
 }
+# Options under which it refuses that account.
+REFUSING: Final[Mapping[str, object]] = {"open_credentials": False}
+# Account values with which callbacks must be signed.
+SIGNED_VALUES: Final[Mapping[str, str]] = {"callback_key": "simulated-callback-key"}
+
+
+def callbacks_to(url: str) -> Mapping[str, object]:
+    """Options with which it posts outcomes there, signed for that account."""
+    return {"callback_url": url, "callback_key": SIGNED_VALUES["callback_key"]}
+
 
 S = TypeVar("S", bound=msgspec.Struct)
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import TypeVar, assert_never
 
@@ -26,6 +27,7 @@ from kobiri.providers.base import (
     fingerprint,
 )
 from kobiri.providers.mtn import wire
+from kobiri.providers.tokens import Fresh, Token, Tokens
 
 T = TypeVar("T")
 
@@ -73,8 +75,9 @@ NO_DISBURSEMENT = "the account has no Disbursement API user, API key and subscri
 # The new platform's token call may take 10 to 20 s (README 1 [D2]), longer than a request waits for
 # it. It goes on in the background then, for the requests that come after.
 TOKEN_WITHIN_S = 30.0
-RENEW_PAUSE_S = 5.0  # between attempts to renew a token that still lives
-REFRESH_BEFORE_S = 600.0  # about 10 minutes before its end: README 1 [D]
+RENEW_TOKEN_BEFORE_S = 600.0  # about 10 minutes before its end: README 1 [D]
+
+Bearer = Token[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,79 +90,6 @@ class _Product:
     api_user: str = field(repr=False)
     api_key: str = field(repr=False)
     subscription_key: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Bearer:
-    """The headers that every call with one token has. Times are monotonic."""
-
-    headers: dict[str, str] = field(repr=False)
-    refresh_at: float
-    ends_at: float
-
-
-class _Tokens:
-    """A product's token: fetched once for all who wait for it, and renewed before it ends."""
-
-    def __init__(self, product: _Product, session: net.Session, clock: Callable[[], float]) -> None:
-        self._product = product
-        self._clock = clock
-        self._session = session
-        self._current: _Bearer | None = None
-        self._fetch: asyncio.Task[_Bearer | NotSent] | None = None
-        self._renew_after = 0.0
-
-    async def fresh(self, within_s: float) -> _Bearer | NotSent:
-        """Return a token that was not there before."""
-        return await self.get(self._current, within_s)
-
-    async def get(self, refused: _Bearer | None, within_s: float) -> _Bearer | NotSent:
-        """Return a token that is not `refused`, or why there is none after `within_s`."""
-        if refused is not None and self._current is refused:
-            self._current = None
-        now, current = self._clock(), self._current
-        if current is not None and now < current.ends_at:
-            if now >= max(current.refresh_at, self._renew_after):
-                self._renew_after = now + RENEW_PAUSE_S
-                self._fetching()
-            return current
-        # The fetch is nobody's own: who waits may be cancelled or run out of time, it goes on for the others.
-        fetch = self._fetching()
-        await asyncio.wait({fetch}, timeout=max(within_s, 0))
-        if not fetch.done() or fetch.cancelled():
-            return NotSent("no token in time")
-        return fetch.result()
-
-    def _fetching(self) -> asyncio.Task[_Bearer | NotSent]:
-        if self._fetch is None or self._fetch.done():
-            self._fetch = asyncio.create_task(self._new())
-        return self._fetch
-
-    async def _new(self) -> _Bearer | NotSent:
-        product, asked_at = self._product, self._clock()
-        headers = wire.token_headers(
-            product.api_user, product.api_key, product.subscription_key, product.target_environment
-        )
-        try:
-            answer = await net.ask(
-                self._session, "POST", product.token_url, headers=headers, body=None, deadline_s=TOKEN_WITHIN_S
-            )
-        except (net.NotSent, net.MaybeSent) as error:
-            return NotSent(f"no token: {error}")
-        token = wire.read_token(answer.status, answer.body)
-        if isinstance(token, NotSent):
-            return token
-        self._current = _Bearer(
-            wire.bearer_headers(token.text, product.subscription_key, product.target_environment),
-            refresh_at=asked_at + max(token.life_s - REFRESH_BEFORE_S, token.life_s / 2),
-            ends_at=asked_at + token.life_s,
-        )
-        return self._current
-
-    async def close(self) -> None:
-        if self._fetch is not None:
-            self._fetch.cancel()
-            await asyncio.wait({self._fetch})
 
 
 def _product(account: Account, base_url: str, name: wire.Product) -> _Product | None:
@@ -186,7 +116,13 @@ class MtnProvider:
         self._base_url = account.base_url.rstrip("/")  # an extra slash gives 400: README 2 [D]
         self._session = net.provider_session(account.max_connections)
         products = (_product(account, self._base_url, name) for name in PRODUCTS)
-        self._tokens = {product.name: _Tokens(product, self._session, clock) for product in products if product}
+        self._tokens = {
+            product.name: Tokens(
+                partial(self._new_token, product), what="token", renew_before_s=RENEW_TOKEN_BEFORE_S, clock=clock
+            )
+            for product in products
+            if product
+        }
 
     @property
     def spec(self) -> ProviderSpec:
@@ -195,10 +131,6 @@ class MtnProvider:
     @property
     def account(self) -> Account:
         return self._account
-
-    @property
-    def fingerprint(self) -> str:
-        return self.fingerprint_of("collection")
 
     def fingerprint_of(self, kind: Kind) -> str:
         """Where movements of one kind go: README 7.
@@ -232,8 +164,8 @@ class MtnProvider:
         body = wire.create_body(request)
         callback_url = self._account.callback_url
 
-        async def send(bearer: _Bearer, deadline_s: float) -> Outcome | wire.TokenRefused:
-            headers = wire.create_headers(bearer.headers, request, callback_url)
+        async def send(bearer: Bearer, deadline_s: float) -> Outcome | wire.TokenRefused:
+            headers = wire.create_headers(bearer.value, request, callback_url)
             try:
                 answer = await net.send_once(
                     self._session,
@@ -261,10 +193,10 @@ class MtnProvider:
             return Unknown(NO_DISBURSEMENT, outage=False)
         url = f"{self._url(kind)}/{reference}"
 
-        async def ask(bearer: _Bearer, deadline_s: float) -> Finding | wire.TokenRefused:
+        async def ask(bearer: Bearer, deadline_s: float) -> Finding | wire.TokenRefused:
             try:
                 answer = await net.ask(
-                    self._session, "GET", url, headers=bearer.headers, body=None, deadline_s=deadline_s
+                    self._session, "GET", url, headers=bearer.value, body=None, deadline_s=deadline_s
                 )
             except (net.NotSent, net.MaybeSent) as error:
                 return Unknown(str(error))
@@ -277,14 +209,17 @@ class MtnProvider:
         return self._base_url + wire.path(kind, self._account.values["payout_call"])
 
     async def _authorized(
-        self, tokens: _Tokens, call: Callable[[_Bearer, float], Awaitable[T | wire.TokenRefused]], within_s: float
+        self,
+        tokens: Tokens[dict[str, str]],
+        call: Callable[[Bearer, float], Awaitable[T | wire.TokenRefused]],
+        within_s: float,
     ) -> T | NotSent | Unknown:
         """Make a call with the token, and where MTN refuses the token, once more with a fresh one.
 
         Half of the time left is kept for the call itself: a late token must not turn NotSent into Unknown.
         """
         ends_at = time.monotonic() + within_s
-        refused: _Bearer | None = None
+        refused: Bearer | None = None
         for _ in range(2):
             bearer = await tokens.get(refused, (ends_at - time.monotonic()) / 2)
             if isinstance(bearer, NotSent):
@@ -294,6 +229,22 @@ class MtnProvider:
                 return outcome
             refused = bearer
         return Unknown("HTTP 401 with a fresh token", outage=False)
+
+    async def _new_token(self, product: _Product) -> Fresh[dict[str, str]] | NotSent:
+        headers = wire.token_headers(
+            product.api_user, product.api_key, product.subscription_key, product.target_environment
+        )
+        try:
+            answer = await net.ask(
+                self._session, "POST", product.token_url, headers=headers, body=None, deadline_s=TOKEN_WITHIN_S
+            )
+        except (net.NotSent, net.MaybeSent) as error:
+            return NotSent(f"no token: {error}")
+        token = wire.read_token(answer.status, answer.body)
+        if isinstance(token, NotSent):
+            return token
+        bearer = wire.bearer_headers(token.text, product.subscription_key, product.target_environment)
+        return Fresh(bearer, token.life_s)
 
     async def check(self, *, within_s: float) -> str | None:
         """A fresh token proves API user, API key and subscription key of a product."""

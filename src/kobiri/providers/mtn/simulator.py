@@ -176,6 +176,16 @@ ACCOUNT_VALUES: Final[Mapping[str, str]] = {
     "disbursement_subscription_key": "simulated-disbursement-subscription-key",
     "payout_call": "transfer",
 }
+# Options under which it refuses that account.
+REFUSING: Final[Mapping[str, object]] = {"open_credentials": False}
+# Account values with which callbacks must be signed: MTN signs none.
+SIGNED_VALUES: Final[Mapping[str, str]] = {}
+
+
+def callbacks_to(_url: str) -> Mapping[str, object]:
+    """Options with which it posts outcomes there: none, for each request names the URL."""
+    return {}
+
 
 S = TypeVar("S", bound=msgspec.Struct)
 

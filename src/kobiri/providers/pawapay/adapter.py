@@ -116,7 +116,6 @@ class PawapayProvider:
         self._account = account
         self._now = now
         self._base_url = account.base_url.rstrip("/")
-        self._headers = wire.bearer_headers(account.values["api_token"])
         self._session = net.provider_session(account.max_connections)
         self._keys = _PublicKeys(self._session, self._base_url + wire.PUBLIC_KEYS_PATH, self._headers, clock)
         self._pem = account.values.get("callback_public_key")
@@ -131,14 +130,17 @@ class PawapayProvider:
         return self._account
 
     @property
-    def fingerprint(self) -> str:
-        """A token that does not tell its account stands for it: after a change of it nothing is asked elsewhere."""
-        token = self._account.values["api_token"]
-        return fingerprint(self._base_url, wire.subject(token) or token)
+    def _headers(self) -> dict[str, str]:
+        return wire.bearer_headers(self._account.values["api_token"])
 
     @property
     def currencies(self) -> frozenset[str]:
         return frozenset({self._account.values["currency"]})
+
+    def fingerprint_of(self, kind: Kind) -> str:  # noqa: ARG002  # one token for all
+        """A token that does not tell its account stands for it: after a change of it nothing is asked elsewhere."""
+        token = self._account.values["api_token"]
+        return fingerprint(self._base_url, wire.subject(token) or token)
 
     async def send(self, request: Request, *, within_s: float, first_byte_before: float | None) -> Outcome:
         try:

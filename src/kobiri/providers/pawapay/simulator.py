@@ -117,6 +117,16 @@ OUTGOING_WORDS: Final = Words(
 
 # An account that this simulator takes as it stands; demos and tests use it.
 ACCOUNT_VALUES: Final[Mapping[str, str]] = {"api_token": "simulated-api-token-0123456789"}
+# Options under which it refuses that account.
+REFUSING: Final[Mapping[str, object]] = {"api_tokens": ["another"]}
+# Account values with which callbacks must be signed.
+SIGNED_VALUES: Final[Mapping[str, str]] = {"callback_signatures": "required"}
+
+
+def callbacks_to(url: str) -> Mapping[str, object]:
+    """Options with which it posts outcomes there, signed."""
+    return {"deposit_callback_url": url, "payout_callback_url": url, "refund_callback_url": url}
+
 
 S = TypeVar("S", bound=msgspec.Struct)
 

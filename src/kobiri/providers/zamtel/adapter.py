@@ -81,13 +81,12 @@ class ZamtelProvider:
         return self._account
 
     @property
-    def fingerprint(self) -> str:
-        values = self._account.values
-        return fingerprint(self._base_url, values["shortcode"], values["third_party_id"])
-
-    @property
     def currencies(self) -> frozenset[str]:
         return frozenset({CURRENCY})
+
+    def fingerprint_of(self, kind: Kind) -> str:  # noqa: ARG002  # one caller for all
+        values = self._account.values
+        return fingerprint(self._base_url, values["shortcode"], values["third_party_id"])
 
     async def send(self, request: Request, *, within_s: float, first_byte_before: float | None) -> Outcome:
         if request.money.currency != CURRENCY:

@@ -70,6 +70,15 @@ ACCOUNT_VALUES: Final[Mapping[str, str]] = {
     "identifier": "SimulatedOperator",
     "credential": "simulated+credential/0123456789=",
 }
+# Options under which it refuses that account: nothing but moving money would show it.
+REFUSING: Final[Mapping[str, object] | None] = None
+# Account values with which callbacks must be signed: there are none.
+SIGNED_VALUES: Final[Mapping[str, str]] = {}
+
+
+def callbacks_to(_url: str) -> None:
+    """It sends no callbacks."""
+
 
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 
