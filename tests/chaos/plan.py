@@ -12,7 +12,8 @@ from tests.crash.pg_proxy import ATTEMPT, T1, T2, Decision, Moment
 Target: TypeAlias = Literal["api", "server", "worker"]
 
 CLIENTS = 10
-FAULTS_EVERY_S, KILLS_EVERY_S, PAUSES_EVERY_S, RESTARTS_EVERY_S, CUTS_EVERY_S = 0.4, 5.0, 5.0, 15.0, 0.8
+FAULTS_EVERY_S, KILLS_EVERY_S, PAUSES_EVERY_S, RESTARTS_EVERY_S = 0.4, 5.0, 5.0, 15.0
+CUTS_EVERY_S, STALLS_EVERY_S = 0.8, 0.4
 LONGEST_PROMPT_MS = 8_000
 
 PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
@@ -73,7 +74,15 @@ class Cut:
     decision: Decision
 
 
-Step: TypeAlias = ProviderFault | Kill | Pause | Restart | Cut
+@dataclass(frozen=True)
+class Stall:
+    """The next T2 of somebody who has decided is held up before it is written, so that another may overtake it."""
+
+    at_s: float
+    lasts_s: float
+
+
+Step: TypeAlias = ProviderFault | Kill | Pause | Restart | Cut | Stall
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,7 @@ def make(seed: int, seconds: float, providers: Sequence[Traits]) -> Plan:
         *_spread(dice, seconds, PAUSES_EVERY_S, lambda at_s: _pause(dice, at_s)),
         *_spread(dice, seconds, RESTARTS_EVERY_S, lambda at_s: Restart(at_s, dice.uniform(0.2, 2.5))),
         *_spread(dice, seconds, CUTS_EVERY_S, lambda at_s: _cut(dice, at_s)),
+        *_spread(dice, seconds, STALLS_EVERY_S, lambda at_s: Stall(at_s, dice.uniform(0.3, 2.5))),
     ]
     steps = (
         step if isinstance(step, Kill | Cut) else replace(step, lasts_s=min(step.lasts_s, seconds - step.at_s))

@@ -18,9 +18,9 @@ from kobiri.config import Settings
 from kobiri.providers import registry
 from kobiri.store.migrations import run as migrations
 from tests.chaos import plan as plans
-from tests.chaos.plan import Cut, Kill, Pause, Plan, ProviderFault, Restart, Step, Target
+from tests.chaos.plan import Cut, Kill, Pause, Plan, ProviderFault, Restart, Stall, Step, Target
 from tests.conftest import PEPPER, Simulator, TestDatabase, make_tenant
-from tests.crash.pg_proxy import Hold, PgProxy, proxied
+from tests.crash.pg_proxy import T2, Decision, Hold, Moment, PgProxy, proxied
 from tests.e2e.stack import Process, Stack, children, environment_of, eventually, free_port, is_running
 
 LOGIN = "kobiri_app"
@@ -31,6 +31,7 @@ SHARED_SECRETS = ("webhook_secret", "callback_key")  # where both a simulator's 
 # A killed server keeps nothing in memory, so only COMMIT must wait for the kernel; no power is cut here.
 DATABASE_SETTINGS = {"synchronous_commit": "on", "max_connections": "200"}
 RESPAWN_AFTER_S = 0.3
+STALLED_WITHIN_S = 5.0
 
 
 @dataclass
@@ -98,6 +99,8 @@ class Site:
                 cut = self.proxy.hold(step.moment, step.statement)
                 cut.decide(step.decision)
                 self._cuts.append(cut)
+            case Stall():
+                await self._stall(step)
             case _:
                 assert_never(step)
 
@@ -142,6 +145,17 @@ class Site:
                 await asyncio.sleep(step.lasts_s)
             finally:
                 os.kill(pid, signal.SIGCONT)
+
+    async def _stall(self, step: Stall) -> None:
+        stall = self.proxy.hold(Moment.STATEMENT, T2)
+        try:
+            await asyncio.wait_for(stall.reached.wait(), STALLED_WITHIN_S)
+            self.counts["stalled writes"] += 1
+            await asyncio.sleep(step.lasts_s)
+        except TimeoutError:
+            pass  # nobody wrote anything
+        finally:
+            stall.decide(Decision.PASS)
 
     async def _restart(self, step: Restart) -> None:
         async with self._restarting:
