@@ -22,6 +22,14 @@ def test_repeats_are_a_tenth_of_the_calls_beside_what_a_rested_budget_holds(step
         assert repeats <= calls / 10 + BUDGET_FULL + NEARLY
 
 
+def test_who_would_repeat_every_call_repeats_a_tenth_of_them() -> None:
+    budget, repeats = RetryBudget(), 0
+    for _ in range(1_000):
+        budget.earn()
+        repeats += budget.spend()
+    assert 100 + BUDGET_FULL - 2 <= repeats <= 100 + BUDGET_FULL
+
+
 def test_rest_saves_up_no_more_than_ten_repeats() -> None:
     budget = RetryBudget()
     for _ in range(10_000):
