@@ -89,8 +89,7 @@ class Operator:
     def account(self) -> Account:
         return self._account
 
-    @property
-    def fingerprint(self) -> str:
+    def fingerprint_of(self, kind: Kind) -> str:
         return f"{self._spec.id}@scripted"
 
     @property

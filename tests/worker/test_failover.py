@@ -127,10 +127,10 @@ async def test_what_the_first_road_could_not_send_goes_by_the_second_and_is_char
     (left,) = await two.left_behind()
     row = await two.row()
     assert (left["provider"], left["attempt"], str(left["payment_id"])) == ("mtn", 1, payment["id"])
-    assert left["account_fingerprint"] == two.first.provider.fingerprint
+    assert left["account_fingerprint"] == two.first.provider.fingerprint_of("collection")
     assert "no token" in left["reason"]
     assert (row["provider"], row["attempt"]) == (SECOND, 2)
-    assert row["account_fingerprint"] == two.second.provider.fingerprint
+    assert row["account_fingerprint"] == two.second.provider.fingerprint_of("collection")
     old = str(left["provider_reference"])
     assert old != payment["provider_reference"]
     assert await two.rerouting() == {
