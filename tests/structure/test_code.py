@@ -142,7 +142,6 @@ PROVIDERS = tuple(entry.spec.id for entry in registry.PROVIDERS)
 MAY_NAME_A_PROVIDER = {
     "providers/": "where they live",
     "config.py": "the settings are named after them",
-    "demo.py": "it brings one up",
     "cli/": "it names their settings",
     "domain/msisdn.py": "networks: whose wallet a number is",
     "api/schemas.py": "networks: what a caller may say whose wallet it is",
