@@ -139,7 +139,7 @@ def test_a_code_means_one_thing() -> None:
 
 # --- names ----------------------------------------------------------------------------------------------------------
 
-PROVIDERS = ("mtn", "airtel", "zamtel", "pawapay")
+PROVIDERS = tuple(entry.spec.id for entry in registry.PROVIDERS)
 
 MAY_NAME_A_PROVIDER = {
     "providers/": "where they live",
@@ -169,7 +169,6 @@ def names_in_code(text: str) -> set[str]:
 
 
 def test_a_provider_is_named_in_its_own_folder_alone() -> None:
-    assert {entry.spec.id for entry in registry.PROVIDERS} <= set(PROVIDERS)
     pattern = re.compile("|".join(PROVIDERS), re.IGNORECASE)
     used, wrong = set(), []
     for name, path in sources():
