@@ -294,7 +294,7 @@ async def test_w7_who_outlives_his_lease_changes_nothing_and_sends_nothing(api: 
     await make_due(api.database)
     old = {claim.payment_id: claim for claim in await checking.claim_due(gateway(api), 10)}
     await simulator.fault(
-        kind="latency_after", operation="status", reference=asking["provider_reference"], ms=500, times=1
+        kind="latency_after", operation="status", reference=asking["provider_reference"], ms=2_000, times=1
     )
     slow = asyncio.create_task(checking.resume(gateway(api), old[asking["id"]]))
     await eventually(lambda: _asked(simulator, asking["provider_reference"]))
@@ -500,7 +500,7 @@ async def test_w13_a_token_that_is_refused_is_renewed_once_for_all_and_the_same_
 ) -> None:
     await api.pay()  # a token is there from now on
     payers = [f"26096123456{number}" for number in range(5)]
-    await simulator.fault(kind="latency", operation="create", ms=500, times=5)  # all five bear the old token
+    await simulator.fault(kind="latency", operation="create", ms=1_000, times=5)  # all five bear the old token
     for payer in payers:
         await simulator.fault(kind="error_before", operation="create", msisdn=payer, status=401, shape="azure", times=1)
 
