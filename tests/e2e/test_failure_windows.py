@@ -84,7 +84,7 @@ async def settled_once(api: Api, simulator: Simulator, payment_id: str, *, sent:
 
 async def test_w0_a_client_whose_connection_drops_repeats_its_key_and_pays_once(stack: Stack) -> None:
     await stack.serve(processes=1)
-    await stack.simulator.fault(kind="latency", operation="create", ms=1_000, times=1)
+    await stack.simulator.fault(kind="latency", operation="create", ms=1_500, times=1)
     dropped = asyncio.create_task(stack.pay("k"))
     await eventually(lambda: _has(stack.simulator, 1))
     dropped.cancel()
@@ -93,6 +93,7 @@ async def test_w0_a_client_whose_connection_drops_repeats_its_key_and_pays_once(
 
     answers = await stack.pay_until_told("k")
 
+    assert len(answers) > 1, "the first request goes on, though nobody waits for it"
     for answer in answers[:-1]:
         problem(answer, 409, "request_in_progress")
         assert int(answer.headers["retry-after"]) > 0
