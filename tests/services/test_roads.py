@@ -456,7 +456,7 @@ async def test_questions_are_asked_at_the_pace_that_the_provider_wants() -> None
 
 async def test_more_questions_than_there_are_places_in_time_are_not_asked() -> None:
     operator = Operator(spec=make_spec(status_reads_per_s=10), answer_within_s=0.5)
-    async with road_of(operator) as road:
+    async with road_of(operator, Clock()) as road:
         said = await asyncio.gather(*(find(road) for _ in range(8)))
     assert len(operator.found) == 3, "at once, and after one and two tenths"
     assert said.count(Unknown("too many questions at once", outage=False)) == 5
