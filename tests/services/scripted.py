@@ -133,7 +133,7 @@ def make_spec(
     kinds: Iterable[Kind] = ("collection",),
     status_reads_per_s: float | None = None,
 ) -> ProviderSpec:
-    operation = Operation(dedupes=dedupes, status_query=status_query, partial=False)
+    operation = Operation(dedupes=dedupes, status_query=status_query, partial=False, needs=())
     return ProviderSpec(
         id=provider,
         name=provider,

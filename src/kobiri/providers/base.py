@@ -22,11 +22,13 @@ class Operation:
     `dedupes`: a second request with the same reference of ours moves nothing.
     `status_query`: "none", "soft" (a not-found may still turn into a found), or "firm".
     `partial`: a part of the amount may be moved (refunds; the others always move what is asked).
+    `needs`: optional fields that an account must have for it.
     """
 
     dedupes: bool
     status_query: Literal["none", "soft", "firm"]
     partial: bool
+    needs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,13 @@ class Account:
     answer_within_s: float
     deadline_s: float
     max_connections: int
+
+
+def kinds_of(spec: ProviderSpec, account: Account) -> frozenset[Kind]:
+    """What an account can do: what its provider offers, as far as it has what that needs."""
+    return frozenset(
+        kind for kind, operation in spec.operations.items() if all(account.values.get(name) for name in operation.needs)
+    )
 
 
 def fingerprint(*where: str) -> str:

@@ -25,7 +25,7 @@ async def list_all(gateway: Gateway, caller: Caller) -> list[Offer]:
     for road in sorted(await gateway.roads.of_tenant(caller.tenant_id), key=lambda road: road.priority):
         if caller.mode not in road.account.modes:
             continue
-        for kind in road.spec.operations:
+        for kind in (kind for kind in road.spec.operations if kind in road.kinds):
             switched = switched_off.get(road.spec.id)
             closed = f"switched off: {switched}" if switched else road.closed_because(kind)
             offers.append(Offer(road, kind, road.availability(kind), closed))

@@ -16,7 +16,17 @@ from kobiri.domain.breaker import Breaker, State
 from kobiri.domain.ids import AccountId, ProviderReference
 from kobiri.domain.outcome import Finding, NotSent, Outcome, Unknown, after_doubt
 from kobiri.domain.payment import Kind
-from kobiri.providers.base import Account, Collection, Operation, Payout, Provider, ProviderSpec, Refund, Request
+from kobiri.providers.base import (
+    Account,
+    Collection,
+    Operation,
+    Payout,
+    Provider,
+    ProviderSpec,
+    Refund,
+    Request,
+    kinds_of,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +56,7 @@ class Road:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.provider = provider
+        self.kinds = kinds_of(provider.spec, provider.account)
         self.account_id = account_id
         self.priority = priority
         self.limits_minor = limits_minor

@@ -249,7 +249,7 @@ def _refusal(road: Road, wanted: Wanted, switched_off: Mapping[str, str]) -> tup
 
 
 def _unfit(road: Road, wanted: Wanted) -> str | None:
-    if wanted.kind not in road.spec.operations:
+    if wanted.kind not in road.kinds:
         return f"does not offer {wanted.kind}s"
     if wanted.mode not in road.account.modes:
         return f"does not serve {wanted.mode} mode"

@@ -380,7 +380,7 @@ OPERATIONS = (
                                 "provider_name": "MTN MoMo",
                                 "account_id": None,
                                 "networks": ["mtn"],
-                                "kind": kind,
+                                "kind": "collection",
                                 "currencies": ["ZMW"],
                                 "min_amount": None,
                                 "max_amount": None,
@@ -388,7 +388,6 @@ OPERATIONS = (
                                 "open": True,
                                 "closed_because": None,
                             }
-                            for kind in ("collection", "payout", "refund")
                         ]
                     }
                 },

@@ -41,9 +41,10 @@ SPEC = ProviderSpec(
     networks=frozenset({"airtel"}),
     countries=frozenset({"ZM"}),
     operations={
-        "collection": Operation(dedupes=True, status_query="soft", partial=False),
-        "payout": Operation(dedupes=True, status_query="soft", partial=False),
-        "refund": Operation(dedupes=False, status_query="none", partial=False),  # no id of ours: README 4 [D2]
+        "collection": Operation(dedupes=True, status_query="soft", partial=False, needs=()),
+        "payout": Operation(dedupes=True, status_query="soft", partial=False, needs=("pin",)),
+        # No id of ours: README 4 [D2]
+        "refund": Operation(dedupes=False, status_query="none", partial=False, needs=()),
     },
     signs_callbacks=True,
     fields=(

@@ -31,6 +31,8 @@ from kobiri.providers.tokens import Fresh, Token, Tokens
 
 T = TypeVar("T")
 
+DISBURSEMENT = ("disbursement_api_user", "disbursement_api_key", "disbursement_subscription_key")
+
 SPEC = ProviderSpec(
     id="mtn",
     name="MTN MoMo",
@@ -39,9 +41,9 @@ SPEC = ProviderSpec(
     networks=frozenset({"mtn"}),
     countries=frozenset({"ZM"}),
     operations={
-        "collection": Operation(dedupes=True, status_query="soft", partial=False),
-        "payout": Operation(dedupes=True, status_query="soft", partial=False),
-        "refund": Operation(dedupes=True, status_query="soft", partial=True),
+        "collection": Operation(dedupes=True, status_query="soft", partial=False, needs=()),
+        "payout": Operation(dedupes=True, status_query="soft", partial=False, needs=DISBURSEMENT),
+        "refund": Operation(dedupes=True, status_query="soft", partial=True, needs=DISBURSEMENT),
     },
     signs_callbacks=False,
     fields=(

@@ -35,9 +35,9 @@ SPEC = ProviderSpec(
     networks=frozenset(wire.PROVIDERS),
     countries=frozenset({"ZM"}),
     operations={
-        "collection": Operation(dedupes=True, status_query="firm", partial=False),
-        "payout": Operation(dedupes=True, status_query="firm", partial=False),
-        "refund": Operation(dedupes=True, status_query="firm", partial=True),  # README 2 [D]
+        "collection": Operation(dedupes=True, status_query="firm", partial=False, needs=()),
+        "payout": Operation(dedupes=True, status_query="firm", partial=False, needs=()),
+        "refund": Operation(dedupes=True, status_query="firm", partial=True, needs=()),  # README 2 [D]
     },
     signs_callbacks=True,
     fields=(

@@ -43,8 +43,8 @@ SPEC = ProviderSpec(
     networks=frozenset({"zamtel"}),
     countries=frozenset({"ZM"}),
     operations={
-        "collection": Operation(dedupes=False, status_query="none", partial=False),
-        "payout": Operation(dedupes=False, status_query="none", partial=False),
+        "collection": Operation(dedupes=False, status_query="none", partial=False, needs=()),
+        "payout": Operation(dedupes=False, status_query="none", partial=False, needs=("identifier", "credential")),
     },
     signs_callbacks=False,
     fields=(
