@@ -12,7 +12,7 @@ from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import TenantId
 from kobiri.providers import registry
 from kobiri.services import accounts
-from kobiri.services.accounts import TenantAccount, Wish
+from kobiri.services.accounts import Loaded, TenantAccount, Wish
 from kobiri.store.db import Database
 from tests.api.steps import callback, charged, check, eventually, gateway, problem, read, signature, until
 from tests.conftest import Api, ApiFactory, Simulator, TestDatabase, make_settings, make_tenant
@@ -157,13 +157,13 @@ async def test_a_sealed_secret_opens_in_no_other_row(shop: Shop) -> None:
     await shop.save()
     await shop.save("thief", values=VALUES | {"collection_api_user": "thief"})
     thief = TenantId(str(await shop.database.value("SELECT id FROM tenants WHERE slug = 'thief'")))
-    assert len(await accounts.load(shop.db, KEYS, thief)) == 1
+    assert len((await accounts.load(shop.db, KEYS, thief)).accounts) == 1
     await shop.database.fetch(
         "UPDATE provider_accounts t SET sealed = s.sealed, wrapped_key = s.wrapped_key"
         " FROM provider_accounts s WHERE t.tenant_id = $1 AND s.tenant_id <> $1",
         thief,
     )
-    assert await accounts.load(shop.db, KEYS, thief) == []
+    assert await accounts.load(shop.db, KEYS, thief) == Loaded([], frozenset({"test"}))
 
 
 async def test_an_account_is_replaced_under_its_name_and_keeps_its_callback_path(shop: Shop) -> None:
@@ -194,7 +194,7 @@ async def test_the_master_key_changes_while_everything_runs(shop: Shop) -> None:
     async def keep_loading() -> int:
         times = 0
         while not stop.is_set():
-            assert len(await accounts.load(shop.db, both, tenant_id)) == 2
+            assert len((await accounts.load(shop.db, both, tenant_id)).accounts) == 2
             times += 1
         return times
 
@@ -203,8 +203,8 @@ async def test_the_master_key_changes_while_everything_runs(shop: Shop) -> None:
     assert await accounts.rotate(shop.db, both, ACTOR) == 0
     stop.set()
     assert await loading > 0
-    assert len(await accounts.load(shop.db, MasterKeys.parse(f"new:{NEW}"), tenant_id)) == 2
-    assert await accounts.load(shop.db, KEYS, tenant_id) == [], "the retired key opens nothing"
+    assert len((await accounts.load(shop.db, MasterKeys.parse(f"new:{NEW}"), tenant_id)).accounts) == 2
+    assert (await accounts.load(shop.db, KEYS, tenant_id)).accounts == [], "the retired key opens nothing"
     with pytest.raises(Unprocessable, match="master key new"):
         await accounts.rotate(shop.db, KEYS, ACTOR)
 
@@ -213,7 +213,7 @@ async def test_another_tenant_does_not_see_it(shop: Shop) -> None:
     await make_tenant(shop.database, "other")
     await shop.save()
     other = TenantId(str(await shop.database.value("SELECT id FROM tenants WHERE slug = 'other'")))
-    assert await accounts.load(shop.db, KEYS, other) == []
+    assert await accounts.load(shop.db, KEYS, other) == Loaded([])
     async with shop.db.tenant_transaction(other) as tx:
         assert await tx.fetch("SELECT * FROM provider_accounts") == []
 
@@ -246,6 +246,18 @@ async def test_an_account_that_is_down_is_no_reason_to_take_the_platforms(api: A
     answer = await api.pay()
     assert answer.status_code == 202
     assert await shop.simulator.movements() == []
+
+
+async def test_an_account_that_does_not_open_sends_its_money_nowhere_else(api: Api, shop: Shop) -> None:
+    """A lost master key, or a row that somebody has edited to send credentials elsewhere."""
+    await shop.save()
+    await shop.database.fetch("UPDATE provider_accounts SET base_url = 'https://thief.example.com'")
+    refused = problem(await api.pay(), 503, "route_closed")
+    assert "an account of the merchant's own cannot be opened" in refused["detail"]
+    assert await shop.simulator.movements() == []
+    await shop.turn(enabled=False)
+    five_seconds_pass(api)
+    assert (await api.pay()).status_code == 201
 
 
 async def test_a_disabled_account_gets_nothing_new_and_its_payments_are_followed(api: Api, shop: Shop) -> None:

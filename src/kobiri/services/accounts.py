@@ -78,17 +78,30 @@ class Wish:
     webhook_secret: str | None = field(default=None, repr=False)
 
 
-async def load(db: Database, keys: MasterKeys | None, tenant_id: TenantId) -> list[TenantAccount]:
-    """A merchant's accounts, the first to be tried first, disabled ones too. One that does not open is left out."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A merchant's accounts, the first to be tried first, disabled ones too.
+
+    `unopened`: the modes of enabled ones that do not open. Money that was meant for those must go nowhere else.
+    """
+
+    accounts: list[TenantAccount]
+    unopened: frozenset[Mode] = frozenset()
+
+
+async def load(db: Database, keys: MasterKeys | None, tenant_id: TenantId) -> Loaded:
+    """A merchant's accounts, their credentials open."""
     async with db.tenant_transaction(tenant_id) as tx:
         stored = await accounts.list_of(tx, tenant_id)
-    found = []
+    found, unopened = [], set[Mode]()
     for account in stored:
         try:
             found.append(_open(keys, account))
         except CannotOpen as error:
             log.warning("account.unreadable", account_id=account.id, tenant_id=tenant_id, reason=str(error))
-    return found
+            if account.enabled:
+                unopened.add(account.mode)
+    return Loaded(found, frozenset(unopened))
 
 
 async def list_all(db: Database, slug: str) -> list[StoredAccount]:
@@ -277,7 +290,8 @@ async def _checked(make: Make, account: TenantAccount, wish: Wish, unchecked_bec
 
 
 def _belongs_to(account: TenantAccount | StoredAccount) -> tuple[str, ...]:
-    return (account.tenant_id, account.provider, account.id, str(account.version))
+    """Where a secret is at home. Its destination is a part of it: an edited row cannot send it elsewhere."""
+    return (account.tenant_id, account.provider, account.id, str(account.version), account.mode, account.base_url)
 
 
 def _seal(keys: MasterKeys, account: TenantAccount) -> StoredAccount:

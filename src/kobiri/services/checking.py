@@ -94,12 +94,13 @@ async def _ask(gateway: Gateway, road: Road, read: Read, began: float) -> None:
         detail=getattr(finding, "reason", None),
         duration_ms=round((time.monotonic() - began) * 1000, 1),
     )
-    if isinstance(finding, NotFound) and may_send_again(
+    wanted_again = isinstance(finding, NotFound) and may_send_again(
         read.payment,
         dedupes=road.operation(read.payment.kind).dedupes,
         account_fingerprint=road.provider.fingerprint_of(read.payment.kind),
         now=now,
-    ):
+    )
+    if wanted_again and await _left_because(gateway, road, read.payment) is None:
         await _send(gateway, road, read.payment)
         return
     await _apply(gateway, read, began, finding, Source.CHECK)

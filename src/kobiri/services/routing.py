@@ -11,7 +11,7 @@ from kobiri.domain.errors import AmountOutOfLimits, NoRoute, RouteClosed
 from kobiri.domain.ids import AccountId, TenantId
 from kobiri.domain.money import Money
 from kobiri.domain.payment import Kind, Mode, Payment
-from kobiri.services.accounts import Make, TenantAccount
+from kobiri.services.accounts import Loaded, Make, TenantAccount
 from kobiri.services.roads import Road
 from kobiri.store import switches
 from kobiri.store.db import Database
@@ -26,7 +26,7 @@ REMEMBER_S = 5.0
 REMEMBER_TENANTS = 1_000
 CLOSING_MARGIN_S = 10.0  # after the longest call of an account that was replaced
 
-AccountsOf = Callable[[TenantId], Awaitable[Sequence[TenantAccount]]]
+AccountsOf = Callable[[TenantId], Awaitable[Loaded]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class _Own:
     """The roads of one merchant's own accounts, as they were when last read."""
 
     read_at: float
+    unopened: frozenset[Mode] = frozenset()
     roads: dict[AccountId, tuple[int, Road]] = field(default_factory=dict)
 
 
@@ -66,8 +67,11 @@ class OwnRoads:
         self._reading: dict[TenantId, asyncio.Task[_Own]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def of_tenant(self, tenant_id: TenantId) -> list[Road]:
-        """Five seconds old at most. All who ask at once share one look."""
+    async def of_tenant(self, tenant_id: TenantId) -> tuple[list[Road], frozenset[Mode]]:
+        """The roads, and the modes of accounts that do not open; five seconds old at most.
+
+        All who ask at once share one look.
+        """
         own = self._known.get(tenant_id)
         if own is None or time.monotonic() - own.read_at >= REMEMBER_S:
             reading = self._reading.get(tenant_id)
@@ -75,7 +79,7 @@ class OwnRoads:
                 reading = self._reading[tenant_id] = asyncio.create_task(self._read(tenant_id))
                 reading.add_done_callback(lambda _: self._reading.pop(tenant_id, None))
             own = await asyncio.shield(reading)
-        return [road for _, road in own.roads.values()]
+        return [road for _, road in own.roads.values()], own.unopened
 
     async def close(self) -> None:
         for closing in self._closing:
@@ -86,10 +90,10 @@ class OwnRoads:
                 await road.close()
 
     async def _read(self, tenant_id: TenantId) -> _Own:
-        accounts = await self._accounts_of(tenant_id)
+        loaded = await self._accounts_of(tenant_id)
         before = self._known.get(tenant_id) or _Own(0.0)
-        own = _Own(time.monotonic())
-        for account in accounts:
+        own = _Own(time.monotonic(), loaded.unopened)
+        for account in loaded.accounts:
             version, road = before.roads.get(account.id, (0, None))
             if road is None or version != account.version:
                 road = self._road(account)
@@ -156,7 +160,7 @@ class Roads:
 
     async def route(self, wanted: Wanted) -> Route:
         """Raises NoRoute (no account serves this), AmountOutOfLimits, or RouteClosed (none is open now)."""
-        route, reasons = choose(await self.of_tenant(wanted.tenant_id), wanted, await self.switched_off())
+        route, reasons = await self._choose(wanted)
         if route.roads:
             return route
         does = f"{VERBS[wanted.kind].format(wanted.money.currency)} {wanted.network} wallets in {wanted.mode} mode"
@@ -170,7 +174,7 @@ class Roads:
     async def another(self, payment: Payment, tried: Group[Road]) -> Route:
         """The open roads for a payment that could not be sent by those that were tried."""
         wanted = Wanted(payment.tenant_id, payment.kind, payment.network, payment.mode, payment.money)
-        route, _ = choose(await self.of_tenant(payment.tenant_id), wanted, await self.switched_off())
+        route, _ = await self._choose(wanted)
         return Route(tuple(road for road in route.roads if road not in tried), route.passed_over)
 
     async def of_payment(self, payment: Payment) -> Road | None:
@@ -189,8 +193,13 @@ class Roads:
 
     async def of_tenant(self, tenant_id: TenantId) -> Sequence[Road]:
         """The roads that this tenant may use: its own accounts' first, then the platform's."""
-        own = await self._own.of_tenant(tenant_id) if self._own else []
+        own, _ = await self._own.of_tenant(tenant_id) if self._own else ([], frozenset())
         return (*own, *self._platform)
+
+    async def _choose(self, wanted: Wanted) -> tuple[Route, frozenset[str]]:
+        own, unopened = await self._own.of_tenant(wanted.tenant_id) if self._own else ([], frozenset())
+        switched_off = await self.switched_off()
+        return choose([*own, *self._platform], wanted, switched_off, own_unopened=wanted.mode in unopened)
 
     async def switched_off(self) -> Mapping[str, str]:
         """The providers that an operator or the settings switched off, with the reason; five seconds old at most."""
@@ -212,11 +221,14 @@ class Roads:
             await road.close()
 
 
-def choose(roads: Sequence[Road], wanted: Wanted, switched_off: Mapping[str, str]) -> tuple[Route, frozenset[str]]:
+def choose(
+    roads: Sequence[Road], wanted: Wanted, switched_off: Mapping[str, str], *, own_unopened: bool = False
+) -> tuple[Route, frozenset[str]]:
     """The route, and of which sorts the refusals were: "config", "limits", "closed".
 
     A merchant's money never lands in another's account because its own is down: with an account of its own that
-    serves this, the platform's are no road for it (docs/decisions/0015).
+    serves this, the platform's are no road for it (docs/decisions/0015). `own_unopened`: one of its own accounts does
+    not open, and might be the one.
     """
     taken: list[Road] = []
     passed_over: list[str] = []
@@ -225,7 +237,9 @@ def choose(roads: Sequence[Road], wanted: Wanted, switched_off: Mapping[str, str
     has_own = any(road.account_id and not road.disabled_because and not _unfit(road, wanted) for road in reaching)
     for road in sorted(reaching, key=lambda road: (road.account_id is None, road.priority)):
         refusal = _refusal(road, wanted, switched_off)
-        if has_own and road.account_id is None:
+        if road.account_id is None and own_unopened:
+            refusal = ("closed", "an account of the merchant's own cannot be opened")
+        elif road.account_id is None and has_own:
             refusal = ("config", "the merchant has accounts of its own")
         if refusal is None:
             taken.append(road)
