@@ -500,6 +500,7 @@ async def test_w13_a_token_that_is_refused_is_renewed_once_for_all_and_the_same_
 ) -> None:
     await api.pay()  # a token is there from now on
     payers = [f"26096123456{number}" for number in range(5)]
+    await simulator.fault(kind="latency", operation="token", ms=500)  # the others are refused while it is renewed
     await simulator.fault(kind="latency", operation="create", ms=1_000, times=5)  # all five bear the old token
     for payer in payers:
         await simulator.fault(kind="error_before", operation="create", msisdn=payer, status=401, shape="azure", times=1)
