@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, assert_never
 
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.money import Money
@@ -147,6 +147,19 @@ class Refund:
 
 
 Request: TypeAlias = Collection | Payout | Refund
+
+
+def kind_of(request: Request) -> Kind:
+    """What is asked for."""
+    match request:
+        case Collection():
+            return "collection"
+        case Payout():
+            return "payout"
+        case Refund():
+            return "refund"
+        case _:
+            assert_never(request)
 
 
 # --- what it tells by itself ----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, TypeAlias, assert_never
+from typing import Literal, TypeAlias
 
 import structlog
 
@@ -18,13 +18,11 @@ from kobiri.domain.outcome import Finding, NotSent, Outcome, Unknown, after_doub
 from kobiri.domain.payment import Kind
 from kobiri.providers.base import (
     Account,
-    Collection,
     Operation,
-    Payout,
     Provider,
     ProviderSpec,
-    Refund,
     Request,
+    kind_of,
     kinds_of,
 )
 
@@ -209,19 +207,6 @@ class Road:
                 log.info("circuit.half_open", road=self.label, call=call)
             else:
                 breaker.stay_open(self._clock(), random.random())
-
-
-def kind_of(request: Request) -> Kind:
-    """What is asked for."""
-    match request:
-        case Collection():
-            return "collection"
-        case Payout():
-            return "payout"
-        case Refund():
-            return "refund"
-        case _:
-            assert_never(request)
 
 
 def _may_repeat(outcome: Outcome, operation: Operation, took_s: float) -> bool:

@@ -17,14 +17,12 @@ from kobiri.providers.base import (
     Authenticity,
     Callback,
     CallbackWord,
-    Collection,
     Field,
     Operation,
-    Payout,
     ProviderSpec,
-    Refund,
     Request,
     fingerprint,
+    kind_of,
 )
 from kobiri.providers.mtn import wire
 from kobiri.providers.tokens import Fresh, Token, Tokens
@@ -159,7 +157,7 @@ class MtnProvider:
         return frozenset({values.get("currency") or CURRENCIES.get(values["target_environment"], "ZMW")})
 
     async def send(self, request: Request, *, within_s: float, first_byte_before: float | None) -> Outcome:
-        kind = _kind(request)
+        kind = kind_of(request)
         if (tokens := self._tokens.get(wire.PRODUCTS[kind])) is None:
             return NotSent(NO_DISBURSEMENT, outage=False)
         url = self._url(kind)
@@ -267,15 +265,3 @@ class MtnProvider:
     async def close(self) -> None:
         await asyncio.gather(*(tokens.close() for tokens in self._tokens.values()))
         await self._session.close()
-
-
-def _kind(request: Request) -> Kind:
-    match request:
-        case Collection():
-            return "collection"
-        case Payout():
-            return "payout"
-        case Refund():
-            return "refund"
-        case _:
-            assert_never(request)

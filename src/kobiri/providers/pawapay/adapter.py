@@ -19,6 +19,7 @@ from kobiri.providers.base import (
     ProviderSpec,
     Request,
     fingerprint,
+    kind_of,
 )
 from kobiri.providers.pawapay import signatures, wire
 
@@ -147,7 +148,7 @@ class PawapayProvider:
             answer = await net.send_once(
                 self._session,
                 "POST",
-                self._base_url + wire.PATHS[wire.kind_of(request)],
+                self._base_url + wire.PATHS[kind_of(request)],
                 headers={**self._headers, "Content-Type": "application/json"},
                 body=wire.body(request),
                 deadline_s=within_s,

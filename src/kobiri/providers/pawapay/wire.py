@@ -18,7 +18,7 @@ from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Finding, NotFound, Outcome, Succeeded, Unknown
 from kobiri.domain.payment import Kind
 from kobiri.providers.answers import Object, Strange, cut, inner, money, number, read_object, readable, text
-from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable
+from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable, kind_of
 
 PATHS: Mapping[Kind, str] = {"collection": "/v2/deposits", "payout": "/v2/payouts", "refund": "/v2/refunds"}
 IDS: Mapping[Kind, str] = {"collection": "depositId", "payout": "payoutId", "refund": "refundId"}
@@ -76,18 +76,6 @@ class _PublicKey(msgspec.Struct):
 
 def bearer_headers(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
-
-
-def kind_of(request: Request) -> Kind:
-    match request:
-        case Collection():
-            return "collection"
-        case Payout():
-            return "payout"
-        case Refund():
-            return "refund"
-        case _:
-            assert_never(request)
 
 
 def body(request: Request) -> bytes:
