@@ -5,6 +5,7 @@ import asyncio
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -47,9 +48,17 @@ def main() -> int:
 def _run(seed: int, seconds: float, folder: Path) -> Report:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("", total=1)
-        return asyncio.run(
-            run(seed, seconds, folder, lambda what, share: progress.update(bar, description=what, completed=share))
-        )
+
+        async def work() -> Report:
+            # Who is told to stop takes along what it started, PostgreSQL too.
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            return await run(
+                seed, seconds, folder, lambda what, share: progress.update(bar, description=what, completed=share)
+            )
+
+        return asyncio.run(work())
 
 
 if __name__ == "__main__":

