@@ -7,6 +7,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -420,3 +421,18 @@ async def test_headers_are_kept_without_secrets(signed: Api, simulator: Simulato
     headers = json.loads(await signed.database.value("SELECT headers::text FROM callbacks"))
     assert sorted(headers) == ["user-agent", "x-signature-256"]
     assert headers["user-agent"] == "x" * 500
+
+
+async def test_a_row_that_somebody_holds_makes_a_callback_wait_and_is_no_crash(api: Api) -> None:
+    """The provider posts again: it was told 503, and not 500 nor 200."""
+    payment = (await api.pay()).json()
+    body = callback(payment)
+    await post_callback(api, body, secret=None)
+    holder = await asyncpg.connect(api.database.owner_dsn)
+    try:
+        await holder.execute("BEGIN; UPDATE callbacks SET times = times + 1")
+        answer = await post_callback(api, body, secret=None)
+    finally:
+        await holder.close()
+    problem(answer, 503, "busy")
+    assert int(answer.headers["retry-after"]) > 0

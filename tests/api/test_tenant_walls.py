@@ -20,7 +20,8 @@ from tests.conftest import Api, ApiFactory
 # What each parameter of a path can name. An address with a parameter that is not here fails the test: add it.
 NONSENSE = ["x", "0", "-1", "null", "%00", "%2e%2e", "'", "01935a1e", "a" * 300, "%F0%9F%8E%89", "*", "1;drop"]
 IDS: dict[str, Callable[["Shops"], str]] = {"payment_id": lambda shops: shops.payment["id"]}
-NOT_OF_A_TENANT = {"provider"}  # the same for all
+# A provider is the same for all; a token is a secret that opens its account's callbacks, whoever posts.
+NOT_OF_A_TENANT = {"provider", "token"}
 
 
 @dataclass

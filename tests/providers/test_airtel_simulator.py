@@ -612,9 +612,9 @@ async def test_a_changed_byte_is_refused(start: Start) -> None:
             await sim.post(path, body, {**headers, "x-key": None}),
         ):
             assert refused.code == code
-        assert (await sim.books())["movements"] == []
+        moved = [movement["reference"] for movement in (await sim.books())["movements"]]
+        assert ask["transaction"]["id"] not in moved
         assert (await sim.post(path, body, headers)).code in ("DP00800001006", "DP00900001001")
-        await sim.call("DELETE", "/_sim/books")
 
 
 async def test_a_signature_is_checked_where_there_is_one(sim: Airtel) -> None:

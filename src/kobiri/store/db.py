@@ -29,7 +29,7 @@ class DatabaseRefused(Exception):
     """PostgreSQL refuses what an operator asks; the message is one sentence."""
 
 
-class LockTimeout(Exception):
+class LockTimeout(Busy):
     """Another transaction holds the row; nothing was written."""
 
 
@@ -190,7 +190,7 @@ def _ours(error: BaseException) -> BaseException:
     if isinstance(error, asyncpg.DataError | asyncpg.ClientConfigurationError):
         return error
     if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError):
-        return LockTimeout()
+        return LockTimeout("Another request is at work on the same thing.", retry_after_s=1)
     if isinstance(error, asyncpg.QueryCanceledError):
         return Busy("The database took too long.", retry_after_s=1)
     if isinstance(error, CONNECTION_LOST):
