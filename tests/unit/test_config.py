@@ -138,6 +138,11 @@ def test_every_setting_that_sounds_secret_is_kept_as_one() -> None:
         ({"MTN_COLLECTION_SUBSCRIPTION_KEY": "hunter2", "MTN_COLLECTION_PRIMARY_KEY": "hunter22"}, "MTN_COLLECTION_"),
         ({"MTN_DISBURSEMENT_API_KEY": "hunter2"}, "MTN_DISBURSEMENT_API_USER"),
         ({"PUBLIC_BASE_URL": "http://[hunter2"}, "PUBLIC_BASE_URL"),
+        ({"OPERATOR_WEBHOOK_SECRET": "hunter2"}, "OPERATOR_WEBHOOK_SECRET"),
+        ({"OPERATOR_WEBHOOK_SECRET": "whsec_aHVudGVyMg=="}, "OPERATOR_WEBHOOK_SECRET"),
+        ({"OPERATOR_WEBHOOK_URL": "ftp://hunter2"}, "OPERATOR_WEBHOOK_URL"),
+        ({"OPERATOR_WEBHOOK_URL": "https://ops.example.com/hunter2"}, "OPERATOR_WEBHOOK_SECRET"),
+        ({"KOBIRI_MASTER_KEYS": "2026:hunter2"}, "KOBIRI_MASTER_KEYS"),
     ],
 )
 def test_an_error_names_the_variable_and_not_its_secret(
