@@ -141,7 +141,7 @@ def test_every_setting_that_sounds_secret_is_kept_as_one() -> None:
         ({"OPERATOR_WEBHOOK_SECRET": "hunter2"}, "OPERATOR_WEBHOOK_SECRET"),
         ({"OPERATOR_WEBHOOK_SECRET": "whsec_aHVudGVyMg=="}, "OPERATOR_WEBHOOK_SECRET"),
         ({"OPERATOR_WEBHOOK_URL": "ftp://hunter2"}, "OPERATOR_WEBHOOK_URL"),
-        ({"OPERATOR_WEBHOOK_URL": "https://ops.example.com/hunter2"}, "OPERATOR_WEBHOOK_SECRET"),
+        ({"OPERATOR_WEBHOOK_URL": "https://ops.example.com/hunter2"}, "OPERATOR_WEBHOOK_URL"),
         ({"KOBIRI_MASTER_KEYS": "2026:hunter2"}, "KOBIRI_MASTER_KEYS"),
     ],
 )
