@@ -116,8 +116,15 @@ async def test_credentials_that_are_refused_are_stored_nowhere(shop: Shop) -> No
         ({"base_url": "https://user:pass@mtn.example.com"}, "must be https"),
         ({"base_url": "ftp://127.0.0.1"}, "must be https"),
         ({"base_url": "https://[x"}, "must be https"),
+        ({"base_url": "https://:pass@mtn.example.com"}, "must be https"),
+        ({"base_url": "https://mtn.example.com:99999"}, "must be https"),
+        ({"base_url": "https://mtn.example.com/a\nb"}, "must be https"),
+        ({"base_url": "https://mtn.example.com/?"}, "must be https"),
+        ({"values": VALUES | {"collection_api_key": "a\x00b"}}, "cannot be printed"),
+        ({"values": VALUES | {"collection_subscription_key": "a\nb"}}, "cannot be printed"),
+        ({"minimum": "five"}, "decimal digits"),
         ({"name": ""}, "The name"),
-        ({"min_minor": 2, "max_minor": 1}, "smallest"),
+        ({"minimum": "0.02", "maximum": "0.01"}, "smallest"),
         ({"currency": "EUR"}, "takes ZMW"),
     ],
 )
@@ -174,6 +181,41 @@ async def test_an_account_is_replaced_under_its_name_and_keeps_its_callback_path
     assert await shop.stored() == 1
     with pytest.raises(Conflict, match="another name"):
         await shop.save(provider="zamtel", values={"third_party_id": "x", "password": "x", "shortcode": "1"})
+
+
+async def test_what_is_left_out_of_a_replacement_stays_as_it_was(shop: Shop) -> None:
+    await shop.save(priority=7, minimum="5.00", maximum="50.00")
+    kept = await shop.save(base_url=None, maximum="60.00")
+    assert (kept.base_url, kept.priority, kept.min_minor, kept.max_minor) == (
+        f"{shop.simulator.url}/mtn", 7, 500, 6_000,
+    )  # fmt: skip
+    assert (await shop.save(minimum="")).min_minor is None
+
+
+async def test_limits_are_read_in_the_accounts_own_currency(shop: Shop) -> None:
+    """Uganda's shilling has no decimals: 5000 of them are 5000 minor units."""
+    uganda = VALUES | {"target_environment": "mtnuganda", "currency": "UGX"}
+    account = await shop.save(values=uganda, minimum="5000", unchecked="this simulator is of Zambia")
+    assert (account.currency, account.min_minor) == ("UGX", 5_000)
+    with pytest.raises(Unprocessable, match="another currency"):
+        await shop.save(currency="ZMW", unchecked="the same")
+
+
+async def test_an_account_that_does_not_open_is_not_replaced_blindly(shop: Shop) -> None:
+    await shop.save(webhook_secret="the first secret")
+    with pytest.raises(Unprocessable, match=r"does not open.*master key old.*another name"):
+        await shop.save(keys=MasterKeys.parse(f"new:{NEW}"))
+
+
+async def test_an_account_that_does_not_open_holds_no_other_up(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "REWRAPPED_AT_ONCE", 1)
+    lost = MasterKeys.parse(f"lost:{base64.b64encode(bytes(32)).decode()}")
+    await shop.save(name="first", keys=lost)
+    await shop.save(name="second")
+    both = MasterKeys.parse(f"new:{NEW},old:{OLD}")
+    with pytest.raises(Unprocessable, match=r"1 accounts have the new key; 1 do not open.*first"):
+        await accounts.rotate(shop.db, both, ACTOR)
+    assert await shop.database.value("SELECT master_key_id FROM provider_accounts WHERE name = 'second'") == "new"
 
 
 async def test_of_two_who_replace_it_at_once_one_is_told(shop: Shop) -> None:
@@ -275,8 +317,8 @@ async def test_a_disabled_account_gets_nothing_new_and_its_payments_are_followed
 
 
 async def test_the_lowest_priority_is_tried_first_and_limits_hold(api: Api, shop: Shop) -> None:
-    await shop.save(name="large", priority=20, min_minor=50_000)
-    small = await shop.save(name="small", priority=10, max_minor=10_000)
+    await shop.save(name="large", priority=20, minimum="500.00")
+    small = await shop.save(name="small", priority=10, maximum="100.00")
     assert await used(api, (await api.pay(amount="100.00")).json()) == small.id
     refused = problem(await api.pay(amount="250.00"), 422, "amount_out_of_limits")
     assert "takes 500.00 at least" in refused["detail"]

@@ -68,17 +68,25 @@ def set_(
     file: Annotated[
         str | None, typer.Option(help="A JSON object of the fields, or - for standard input; else you are asked.")
     ] = None,
-    base_url: Annotated[str | None, typer.Option(help="The provider's sandbox when left out.")] = None,
-    priority: Annotated[int, typer.Option(min=0, max=10_000, help="The lowest is tried first.")] = 100,
-    minimum: Annotated[str | None, typer.Option("--min", help="The smallest amount of one payment: 5.00")] = None,
-    maximum: Annotated[str | None, typer.Option("--max", help="The largest amount of one payment: 5000.00")] = None,
-    currency: Annotated[str | None, typer.Option(help="The provider's own when left out.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="The provider's sandbox when left out at first.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(min=0, max=10_000, help="The lowest is tried first; 100 at first.")
+    ] = None,
+    minimum: Annotated[
+        str | None, typer.Option("--min", help='The smallest amount of one payment, 5.00; "" for none.')
+    ] = None,
+    maximum: Annotated[
+        str | None, typer.Option("--max", help='The largest amount of one payment, 5000.00; "" for none.')
+    ] = None,
+    currency: Annotated[str | None, typer.Option(help="The provider's own when left out at first.")] = None,
     unchecked: Annotated[
         str | None, typer.Option(help="Store it without asking the provider, for this reason: it is down.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Store a merchant's account, sealed, once the provider has taken its credentials. Secrets are shown never again.
+
+    Of an account that is replaced, the address, currency, priority and limits stay where they are left out.
 
     The file may hold "webhook_secret" beside the fields: then callbacks must carry X-Signature-256.
 
@@ -87,7 +95,6 @@ def set_(
     with plain_errors(json):
         spec = _spec(provider)
         given = _read(json, file) if file is not None else _ask(json, spec)
-        money = currency or "ZMW"
         wish = Wish(
             provider=provider,
             mode=mode.value,
@@ -96,8 +103,8 @@ def set_(
             values=given,
             base_url=base_url,
             currency=currency,
-            min_minor=Money.parse(minimum, money).minor if minimum else None,
-            max_minor=Money.parse(maximum, money).minor if maximum else None,
+            minimum=minimum,
+            maximum=maximum,
             priority=priority,
         )
 

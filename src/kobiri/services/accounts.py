@@ -16,6 +16,7 @@ from kobiri.domain import envelope
 from kobiri.domain.envelope import CannotOpen, MasterKeys
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import AccountId, TenantId, new_id
+from kobiri.domain.money import Money
 from kobiri.domain.payment import Mode
 from kobiri.providers.base import Provider, ProviderSpec
 from kobiri.store import accounts, events, tenants
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 CHECK_WITHIN_S = 15.0
 REWRAPPED_AT_ONCE = 100
+PRIORITY = 100
+PEM = "-----BEGIN "
 TOKEN_BYTES = 24
 MAX_VALUE, MAX_REASON, MAX_NAME = 8_192, 500, 100
 
@@ -64,7 +67,10 @@ class _Sealed(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """An account as its owner describes it. What is None is taken from the provider, or stays as it was."""
+    """An account as its owner describes it. What is None stays as it was, or is taken from the provider.
+
+    The limits are major units of the account's currency, such as "5.00"; "" takes a limit away.
+    """
 
     provider: str
     mode: Mode
@@ -72,9 +78,9 @@ class Wish:
     values: Mapping[str, str] = field(repr=False)
     base_url: str | None = None
     currency: str | None = None
-    min_minor: int | None = None
-    max_minor: int | None = None
-    priority: int = 100
+    minimum: str | None = None
+    maximum: str | None = None
+    priority: int | None = None
     webhook_secret: str | None = field(default=None, repr=False)
 
 
@@ -124,7 +130,7 @@ async def save(
     """Store an account, in place of the merchant's account of this name and mode where there is one.
 
     The provider is asked first whether it takes these credentials; `unchecked_because` leaves that out.
-    Raises NotFound, Unprocessable (what is wrong with it), Conflict (somebody else was first).
+    Raises NotFound, Unprocessable (what is wrong with it), InvalidAmount, Conflict (somebody else was first).
     """
     spec = specs.get(wish.provider)
     if spec is None:
@@ -137,8 +143,8 @@ async def save(
         before = await accounts.find(tx, tenant_id, wish.mode, wish.name)
     if before is not None and before.provider != wish.provider:
         raise Conflict(f"{wish.name!r} is an account at {before.provider}: give the new one another name.")
-    account = _account(spec, wish, tenant_id, _open(keys, before) if before else None)
-    account = await _checked(make, account, wish, unchecked_because)
+    opened = _opened(keys, before) if before else None
+    account = await _checked(make, _account(spec, wish, tenant_id, opened), wish, unchecked_because)
     stored = _seal(keys, account)
     async with db.operator_transaction() as tx:
         written = await (accounts.replace(tx, stored) if before else accounts.insert(tx, stored))
@@ -183,24 +189,29 @@ async def turn(db: Database, slug: str, mode: Mode, name: str, reason: str, acto
 async def rotate(db: Database, keys: MasterKeys | None, actor: str) -> int:
     """Wrap every data key by the first master key; how many were not yet. Safe to repeat and to interrupt.
 
-    Raises Unprocessable when one cannot be opened by the keys that are there.
+    One that no key here opens keeps none of the others from it; raises Unprocessable at the end, then.
     """
     if keys is None:
         raise Unprocessable("Set KOBIRI_MASTER_KEYS first: the new key in front, the old one behind it.")
-    count = 0
+    count, left, after = 0, list[str](), None
     while True:
         async with db.operator_transaction() as tx:
-            batch = await accounts.wrapped_otherwise(tx, keys.first, REWRAPPED_AT_ONCE)
+            batch = await accounts.wrapped_otherwise(tx, keys.first, after, REWRAPPED_AT_ONCE)
             for stored in batch:
                 try:
                     wrapped = envelope.rewrap(keys, stored.envelope, _belongs_to(stored), os.urandom)
                 except CannotOpen as error:
-                    raise Unprocessable(f"Account {stored.id} ({stored.name}): {error}") from None
+                    left.append(f"account {stored.id} ({stored.name}): {error}")
+                    continue
                 await accounts.rewrap(tx, stored, wrapped)
                 await events.insert(tx, stored.tenant_id, "account.rotated", stored.id, actor, {"key": keys.first})
-        count += len(batch)
+                count += 1
         if len(batch) < REWRAPPED_AT_ONCE:
-            return count
+            break
+        after = batch[-1].id
+    if left:
+        raise Unprocessable(f"{count} accounts have the new key; {len(left)} do not open, first {left[0]}")
+    return count
 
 
 def token_hash(token: str) -> bytes:
@@ -221,25 +232,26 @@ def _check_wish(spec: ProviderSpec, wish: Wish) -> None:
             raise Unprocessable(f"{name} must be one of {', '.join(known.choices)}.")
         if given is not None and not 1 <= len(given) <= MAX_VALUE:
             raise Unprocessable(f"{name} must have 1 to {MAX_VALUE} characters.")
+        lines = given.splitlines() if given and given.startswith(PEM) else [given or ""]
+        if not all(line.isprintable() for line in lines):
+            raise Unprocessable(f"{name} holds a line break, or a character that cannot be printed.")
     if not 1 <= len(wish.name) <= MAX_NAME or not wish.name.isprintable():
         raise Unprocessable(f"The name must have 1 to {MAX_NAME} printable characters.")
     if wish.base_url is not None and not _is_safe_address(wish.base_url):
         raise Unprocessable("The base URL must be https, such as https://api.example.com, without a query.")
-    least, most = wish.min_minor, wish.max_minor
-    if least is not None and most is not None and least > most:
-        raise Unprocessable("The smallest amount is larger than the largest.")
 
 
 def _is_safe_address(url: str) -> bool:
     """Credentials travel encrypted; on this very machine (a simulator) they need not."""
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
+        host, port = parts.hostname or "", parts.port
     except ValueError:
         return False
     plain = parts.scheme == "http" and (host == "localhost" or _is_loopback(host))
-    whole = bool(host) and not (parts.query or parts.fragment or parts.username) and len(url) <= 2048
-    return whole and (parts.scheme == "https" or plain)
+    # A password would be shown by every list; urlsplit takes line breaks out without a word.
+    bare = bool(host) and port != 0 and url.isascii() and url.isprintable() and not set(url) & set("@?# \\")
+    return bare and len(url) <= 2048 and (parts.scheme == "https" or plain)
 
 
 def _is_loopback(host: str) -> bool:
@@ -259,10 +271,10 @@ def _account(spec: ProviderSpec, wish: Wish, tenant_id: TenantId, before: Tenant
         mode=wish.mode,
         name=wish.name,
         base_url=wish.base_url or (before.base_url if before else spec.base_url),
-        currency=wish.currency or "",
-        min_minor=wish.min_minor,
-        max_minor=wish.max_minor,
-        priority=wish.priority,
+        currency=before.currency if before else "",
+        min_minor=before.min_minor if before else None,
+        max_minor=before.max_minor if before else None,
+        priority=wish.priority if wish.priority is not None else before.priority if before else PRIORITY,
         version=before.version + 1 if before else 1,
         values=dict(wish.values),
         callback_token=before.callback_token if before else secrets.token_urlsafe(TOKEN_BYTES),
@@ -272,21 +284,41 @@ def _account(spec: ProviderSpec, wish: Wish, tenant_id: TenantId, before: Tenant
 
 
 async def _checked(make: Make, account: TenantAccount, wish: Wish, unchecked_because: str | None) -> TenantAccount:
-    """The account with its currency, once the provider has taken its credentials."""
-    provider = make(account)
+    """The account with its currency and limits, once the provider has taken its credentials."""
+    try:
+        provider = make(account)
+    except ValueError as error:  # a key that is none
+        raise Unprocessable(f"This account cannot be used: {error}.") from None
     assert provider is not None, "its fields are complete"
     try:
         currencies = sorted(provider.currencies)
-        currency = wish.currency or currencies[0]
+        currency = wish.currency or account.currency or currencies[0]
         if currency not in currencies:
             raise Unprocessable(f"This account takes {', '.join(currencies)}, not {currency[:8]}.")
+        account = _within_limits(replace(account, currency=currency), wish, account.currency)
         if unchecked_because is None:
             trouble = await provider.check(within_s=CHECK_WITHIN_S)
             if trouble is not None:
                 raise Unprocessable(f"{provider.spec.name} does not take this account: {trouble}. Nothing was stored.")
     finally:
         await provider.close()
-    return replace(account, currency=currency)
+    return account
+
+
+def _within_limits(account: TenantAccount, wish: Wish, currency_before: str) -> TenantAccount:
+    """The account with its limits in minor units of its own currency. Raises InvalidAmount, Unprocessable."""
+
+    def limit(text: str | None, before: int | None) -> int | None:
+        if text is not None:
+            return Money.parse(text, account.currency).minor if text else None
+        if before is not None and account.currency != currency_before:
+            raise Unprocessable("The limits are in another currency: give both anew.")
+        return before
+
+    least, most = limit(wish.minimum, account.min_minor), limit(wish.maximum, account.max_minor)
+    if least is not None and most is not None and least > most:
+        raise Unprocessable("The smallest amount is larger than the largest.")
+    return replace(account, min_minor=least, max_minor=most)
 
 
 def _belongs_to(account: TenantAccount | StoredAccount) -> tuple[str, ...]:
@@ -334,6 +366,17 @@ def _open(keys: MasterKeys | None, stored: StoredAccount) -> TenantAccount:
         webhook_secrets=secret.webhook_secrets,
         disabled_reason=stored.disabled_reason,
     )
+
+
+def _opened(keys: MasterKeys, stored: StoredAccount) -> TenantAccount:
+    """The account that shall be replaced: what it keeps (its callback path, its webhook secret) must be readable."""
+    try:
+        return _open(keys, stored)
+    except CannotOpen as error:
+        raise Unprocessable(
+            f"{stored.name!r} does not open, so nothing of it can be kept: {error} Bring that key back, or disable"
+            " the account and store the new one under another name."
+        ) from None
 
 
 async def _tenant_id(tx: Tx, slug: str) -> TenantId:

@@ -100,11 +100,15 @@ async def set_enabled(tx: Tx, account: StoredAccount, disabled_reason: str | Non
     )
 
 
-async def wrapped_otherwise(tx: Tx, key_id: str, limit: int) -> list[StoredAccount]:
-    """Accounts whose data key is not wrapped by this master key, of any tenant; they are locked."""
+async def wrapped_otherwise(tx: Tx, key_id: str, after: AccountId | None, limit: int) -> list[StoredAccount]:
+    """Accounts whose data key is not wrapped by this master key, of any tenant, by id; they are locked."""
     rows = await tx.fetch(
-        "SELECT * FROM provider_accounts WHERE master_key_id <> $1 ORDER BY tenant_id, id LIMIT $2 FOR UPDATE",
+        """
+        SELECT * FROM provider_accounts WHERE master_key_id <> $1 AND ($2::uuid IS NULL OR id > $2)
+        ORDER BY id LIMIT $3 FOR UPDATE
+        """,
         key_id,
+        after,
         limit,
     )
     return [_account(row) for row in rows]
