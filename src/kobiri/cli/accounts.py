@@ -172,7 +172,7 @@ def check(slug: Slug, name: Name, mode: ModeOption = Mode.live, json: Json = Fal
 
     trouble = run(json, work)
     if trouble is not None:
-        fail(json, "account_refused", f"The provider does not take this account: {trouble}.")
+        fail(json, "account_refused", f"The provider does not take this account: {trouble.rstrip('.')}.")
     emit(json, {"taken": True}, lambda console: console.print("The provider takes this account."))
 
 

@@ -299,7 +299,9 @@ async def _checked(make: Make, account: TenantAccount, wish: Wish, unchecked_bec
         if unchecked_because is None:
             trouble = await provider.check(within_s=CHECK_WITHIN_S)
             if trouble is not None:
-                raise Unprocessable(f"{provider.spec.name} does not take this account: {trouble}. Nothing was stored.")
+                raise Unprocessable(
+                    f"{provider.spec.name} does not take this account: {trouble.rstrip('.')}. Nothing was stored."
+                )
     finally:
         await provider.close()
     return account
