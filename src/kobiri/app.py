@@ -4,6 +4,7 @@ import asyncio
 import base64
 import ctypes
 import functools
+import gc
 import hashlib
 import hmac
 import os
@@ -248,6 +249,8 @@ async def _api_lifespan(app: Litestar, settings: Settings, *, drains_on_signal: 
     noting = asyncio.create_task(_note_key_use(state.access))
     log.info("api.started")
     try:
+        gc.collect()
+        gc.freeze()  # a full collection walks what lives for ever too, and stops every request meanwhile
         yield
     finally:
         noting.cancel()
