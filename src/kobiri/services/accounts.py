@@ -285,10 +285,7 @@ def _account(spec: ProviderSpec, wish: Wish, tenant_id: TenantId, before: Tenant
 
 async def _checked(make: Make, account: TenantAccount, wish: Wish, unchecked_because: str | None) -> TenantAccount:
     """The account with its currency and limits, once the provider has taken its credentials."""
-    try:
-        provider = make(account)
-    except ValueError as error:  # a key that is none
-        raise Unprocessable(f"This account cannot be used: {error}.") from None
+    provider = make(account)
     assert provider is not None, "its fields are complete"
     try:
         currencies = sorted(provider.currencies)
