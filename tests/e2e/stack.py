@@ -66,7 +66,7 @@ def is_running(pid: int) -> bool:
     """Whether this process exists and is no zombie."""
     try:
         return _stat(pid)[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -105,11 +105,14 @@ class Demo:
     def api(self, process: Process) -> list[int]:
         """The API's processes."""
         server = next(pid for pid in children(process.pid) if b"serve" in _command_line(pid))
-        return [pid for pid in children(server) if b"resource_tracker" not in _command_line(pid)]
+        return [pid for pid in children(server) if (line := _command_line(pid)) and b"resource_tracker" not in line]
 
 
 def _command_line(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    """How a process was started; nothing of one that has ended since it was listed."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 @asynccontextmanager
