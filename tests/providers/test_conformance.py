@@ -66,7 +66,7 @@ NUMBERS = {"mtn": "260961234567", "airtel": "260971234567", "zamtel": "260951234
 MINOR = 1_050  # K10.50: an amount that a float, or whole kwacha, would spoil
 WITHIN_S = 8.0
 SHORT_S = 0.4
-SLACK_S = 1.5  # for a busy machine
+SLACK_S = 3.5  # for a busy machine, and less than a provider's own limit
 SOON_S = 10.0
 POLL_S = 0.005
 REFUSALS = (400, 401, 403, 404, 408, 409, 422, 429)
@@ -389,7 +389,7 @@ LOST = [
         {"kind": "html_200", "processed": True},
         {"kind": "outage"},
         {"kind": "outage", "mode": "reset"},
-        {"kind": "latency_after", "ms": 3_000},
+        {"kind": "latency_after", "ms": 10_000},
     )
 ]
 

@@ -446,12 +446,12 @@ async def test_questions_that_wait_for_their_place_heed_a_rest_that_is_asked_for
 
 async def test_questions_are_asked_at_the_pace_that_the_provider_wants() -> None:
     operator = Operator(spec=make_spec(status_reads_per_s=20))
-    async with road_of(operator) as road:
+    async with road_of(operator, Clock()) as road:
         began = monotonic()
         assert await asyncio.gather(*(find(road) for _ in range(6))) == [Accepted()] * 6
     for number, call in enumerate(operator.found):
         assert call.at - began >= number / 20 - 0.005, "too soon"
-        assert call.within_s == pytest.approx(10 - number / 20, abs=0.04), "the wait is part of the time"
+        assert call.within_s == pytest.approx(10 - number / 20), "the wait is part of the time"
 
 
 async def test_more_questions_than_there_are_places_in_time_are_not_asked() -> None:
