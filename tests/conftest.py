@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -36,6 +37,12 @@ for name in list(os.environ):  # a developer's own settings must not change what
     if name.lower() in Settings.model_fields:
         del os.environ[name]
 Settings.model_config["env_file"] = None
+
+
+def pytest_collection_finish() -> None:
+    # A full collection of all that the modules hold stops a worker for half a second, in the middle of some test.
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

@@ -561,7 +561,9 @@ async def test_a_token_that_ends_is_replaced(entry: registry.Registration, kind:
     while await bench.arrived("token") < 2:
         assert time.monotonic() < ends_at
         outcome = await bench.send(await bench.request(kind))
-        assert isinstance(outcome, Accepted | Succeeded), outcome
+        # A token may end on its way, and what cannot be repeated safely is then not repeated.
+        lost = isinstance(outcome, Unknown) and not declared(entry.spec, kind).dedupes
+        assert lost or isinstance(outcome, Accepted | Succeeded), outcome
         await asyncio.sleep(POLL_S)
 
 
@@ -880,7 +882,9 @@ async def test_no_secret_is_told(
     ours = [
         record for record in caplog.records if not record.name.startswith(("kobiri.simulator", "httpx", "httpcore"))
     ]
-    logged = "\n".join(f"{record.getMessage()} {record.exc_text} {record.__dict__}" for record in ours)
+    counted = ("process", "taskName")  # a number of the machine, which may happen to be a PIN
+    told_by = [{name: value for name, value in vars(record).items() if name not in counted} for record in ours]
+    logged = "\n".join(f"{record.getMessage()} {fields}" for record, fields in zip(ours, told_by, strict=True))
     assert told_secrets("\n".join(told), secret) == []
     assert told_secrets(logged, secret) == []
 

@@ -435,7 +435,7 @@ async def test_callbacks_by_hand_are_refused(sim: Zamtel) -> None:
 
 async def test_the_journal_shows_no_value_of_a_query(sim: Zamtel) -> None:
     reference = ref()
-    await sim.move(reference, Password="hunter2", ThirdPartyID="hunter2")
+    await sim.move(reference, Password="hunter2", ThirdPartyID="hunter2", Amount="98765432109.50")  # like no time
     await sim.move(reference, B2C, credential="hunter2", identifier="hunter2")
     await sim.call("GET", f"/zamtel/Nowhere?{query(reference, Password='hunter2')}")
 
@@ -443,7 +443,7 @@ async def test_the_journal_shows_no_value_of_a_query(sim: Zamtel) -> None:
     assert [entry["query"] for entry in answer.json["requests"]] == ["[hidden]"] * 3
     assert [entry["path"] for entry in answer.json["requests"]] == [REQ, B2C, "/zamtel/Nowhere"]
     assert answer.json["requests"][0]["reference"] == reference
-    for secret in (b"hunter2", b"260951234567", b"10.50", zamtel.ACCOUNT_VALUES["shortcode"].encode()):
+    for secret in (b"hunter2", b"260951234567", b"98765432109.50", zamtel.ACCOUNT_VALUES["shortcode"].encode()):
         assert secret not in answer.body
     assert b"hunter2" not in (await sim.call("GET", "/_sim/settings")).body
 

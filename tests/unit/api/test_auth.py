@@ -184,7 +184,7 @@ async def test_the_mode_of_the_row_must_be_that_of_the_key() -> None:
     [
         ({"revoked_at": datetime.now(UTC) - timedelta(days=1)}, 401),
         ({"expires_at": datetime.now(UTC) - timedelta(seconds=1)}, 401),
-        ({"expires_at": datetime.now(UTC) + timedelta(hours=1)}, LET_IN),
+        ({"expires_at": datetime.now(UTC) + timedelta(days=1)}, LET_IN),
         ({"tenant_status": "suspended"}, LET_IN),
     ],
     ids=["revoked", "expired", "expires later", "suspended reads on"],
