@@ -25,6 +25,7 @@ T = TypeVar("T")
 SOURCE = Path(kobiri.__file__).parent.parent
 PATIENCE_S = 45.0  # for what must happen; a good run never waits so long
 DEFECTS = ("was never retrieved",)  # of a task that nobody waited for
+GONE = (FileNotFoundError, ProcessLookupError)  # what reading /proc raises of a process that has just ended
 PORTS = range(20_000, 32_000)  # below those that the kernel gives to clients
 
 
@@ -66,7 +67,7 @@ def is_running(pid: int) -> bool:
     """Whether this process exists and is no zombie."""
     try:
         return _stat(pid)[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
+    except GONE:
         return False
 
 
@@ -75,7 +76,7 @@ def children(pid: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with suppress(FileNotFoundError, ProcessLookupError):
+            with suppress(*GONE):
                 state, parent, *_ = _stat(int(entry.name))
                 if int(parent) == pid and state not in "ZX":
                     found.append(int(entry.name))

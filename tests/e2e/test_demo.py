@@ -17,6 +17,7 @@ import httpx
 
 from kobiri import embedded
 from tests.e2e.stack import (
+    GONE,
     Process,
     children,
     descendants,
@@ -110,7 +111,7 @@ class Demo:
 
 def _command_line(pid: int) -> bytes:
     """How a process was started; nothing of one that has ended since it was listed."""
-    with suppress(FileNotFoundError, ProcessLookupError):
+    with suppress(*GONE):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
 

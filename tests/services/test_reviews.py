@@ -19,7 +19,7 @@ from kobiri.services.reviews import Decision, Operator
 from tests.api.steps import age, charged, check, eventually, gateway, history, ledger, read, until
 from tests.conftest import Api, ApiFactory, Simulator
 from tests.worker.test_unaskable import PAYER as ZAMTEL_PAYER
-from tests.worker.test_unaskable import zamtel
+from tests.worker.test_unaskable import prompt, zamtel
 
 ACTOR = "operator:test"
 WHY = "June's statement, line 17"
@@ -33,6 +33,7 @@ async def resolve(api: Api, payment_id: str, decision: Decision, their_id: str |
 async def lost_at_zamtel(make_api: ApiFactory, simulator: Simulator) -> tuple[Api, str]:
     """A payment of which nobody but a statement can tell what became."""
     api = await zamtel(make_api, simulator)
+    await prompt(simulator, 20)
     fault = {"provider": "zamtel", "operation": "create", "kind": "drop_after"}
     assert (await simulator.client.post("/_sim/faults", json=fault)).status_code == 201
     answer = await api.pay(payer=ZAMTEL_PAYER)
