@@ -27,7 +27,7 @@ from kobiri.services import tenants
 from kobiri.services.tenants import NewKey
 from kobiri.simulator import app as simulator_app
 from kobiri.simulator.stage import SimulatorSettings
-from kobiri.store.db import Database
+from kobiri.store.db import PLATFORM, Database
 from kobiri.store.migrations import run as migrations
 
 LOGIN, PASSWORD = "kobiri_test_app", "only-for-tests"
@@ -152,13 +152,89 @@ def alone_with_roles(run_folder: Path) -> Iterator[None]:
         yield
 
 
+# What a test may leave behind beside rows: definitions, rights, settings, statistics, and tables that have grown.
+TRACES = """
+SELECT md5(string_agg(trace, '|' ORDER BY trace)) FROM (
+    SELECT concat_ws(' ', 'schema', nspname, nspacl) AS trace FROM pg_namespace WHERE nspname !~ '^pg_'
+    UNION ALL SELECT concat_ws(' ', 'relation', relname, relkind, relowner, relacl, reloptions, relrowsecurity,
+            relforcerowsecurity, reltuples, pg_relation_size(oid) > 1000000)
+        FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    UNION ALL SELECT concat_ws(' ', 'column', attrelid, attname, atttypid, attnotnull, attisdropped)
+        FROM pg_attribute JOIN pg_class c ON c.oid = attrelid WHERE c.relnamespace = 'public'::regnamespace
+    UNION ALL SELECT concat_ws(' ', 'function', oid, proname, proowner, proacl, md5(prosrc), proconfig)
+        FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    UNION ALL SELECT concat_ws(' ', 'trigger', tgrelid, tgname, tgenabled) FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL SELECT concat_ws(' ', 'policy', oid, polname, polroles) FROM pg_policy
+    UNION ALL SELECT concat_ws(' ', 'constraint', oid, conname, conrelid)
+        FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL SELECT concat_ws(' ', 'setting', setrole, setconfig)
+        FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = current_database()
+    UNION ALL SELECT concat_ws(' ', 'row', tenants) FROM tenants
+    UNION ALL SELECT concat_ws(' ', 'row', alembic_version) FROM alembic_version
+) AS traces
+"""
+FILLED_BY_MIGRATIONS = ("alembic_version", "tenants")
+
+
+async def _traces(server: Cluster, name: str) -> str:
+    connection = await asyncpg.connect(server.address(name))
+    try:
+        traces: str = await connection.fetchval(TRACES)
+        return traces
+    finally:
+        await connection.close()
+
+
+async def _is_clean(server: Cluster, name: str, traces: str) -> bool:
+    """Remove all rows that a test made. False: it left more than rows."""
+    try:
+        connection = await asyncpg.connect(server.address(name))
+    except asyncpg.PostgresError:
+        return False
+    try:
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        tables = await connection.fetch(
+            "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public' AND tablename <> ALL ($1)",
+            FILLED_BY_MIGRATIONS,
+        )
+        await connection.execute("SET session_replication_role = replica")  # no trigger, no order among the tables
+        await connection.execute("; ".join(f"DELETE FROM {table}" for (table,) in tables))
+        await connection.execute("DELETE FROM tenants WHERE id <> $1", PLATFORM)
+        left: str = await connection.fetchval(TRACES)
+    except (asyncpg.PostgresError, OSError):
+        return False
+    else:
+        return left == traces
+    finally:
+        connection.terminate()
+
+
+@pytest.fixture(scope="session")
+def clean_databases(cluster: Cluster) -> Iterator[list[tuple[str, str]]]:
+    """Names and traces of databases that earlier tests of this process left clean: a new copy takes longer."""
+    databases: list[tuple[str, str]] = []
+    yield databases
+    for name, _ in databases:
+        asyncio.run(cluster.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+
+
 @pytest.fixture
-async def database(cluster: Cluster) -> AsyncIterator[TestDatabase]:
-    """A migrated database of this test's own."""
-    name = f"kobiri_test_{uuid.uuid4().hex[:16]}"
-    await cluster.execute(f"CREATE DATABASE {name} TEMPLATE {_template()}")
+async def database(cluster: Cluster, clean_databases: list[tuple[str, str]]) -> AsyncIterator[TestDatabase]:
+    """A migrated database of this test's own, without rows."""
+    if clean_databases:
+        name, traces = clean_databases.pop()
+    else:
+        name = f"kobiri_test_{uuid.uuid4().hex[:16]}"
+        await cluster.execute(f"CREATE DATABASE {name} TEMPLATE {_template()}")
+        traces = await _traces(cluster, name)
     yield TestDatabase(cluster.address(name), cluster.address(name, LOGIN))
-    await cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    if await _is_clean(cluster, name, traces):
+        clean_databases.append((name, traces))
+    else:
+        await cluster.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -209,7 +285,7 @@ async def simulator() -> AsyncIterator[Simulator]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     host, port = runner.addresses[0][:2]
-    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", trust_env=False, verify=False) as client:
         yield Simulator(f"http://{host}:{port}", client)
     await runner.cleanup()
 

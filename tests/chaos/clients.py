@@ -61,7 +61,9 @@ class Crowd:
     def __post_init__(self) -> None:
         # No connection is kept: one that a killed process held would fail the next request.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._http = httpx.AsyncClient(base_url=self.url, limits=limits, timeout=PATIENCE_S, trust_env=False)
+        self._http = httpx.AsyncClient(
+            base_url=self.url, limits=limits, timeout=PATIENCE_S, trust_env=False, verify=False
+        )
 
     async def close(self) -> None:
         await self._http.aclose()

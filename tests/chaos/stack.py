@@ -210,8 +210,8 @@ async def _processes(
         payment_expires_after_seconds=6,
     )
     async with (
-        httpx.AsyncClient(base_url=url, timeout=10, trust_env=False) as client,
-        httpx.AsyncClient(base_url=simulators, timeout=30, trust_env=False) as control,
+        httpx.AsyncClient(base_url=url, timeout=10, trust_env=False, verify=False) as client,
+        httpx.AsyncClient(base_url=simulators, timeout=30, trust_env=False, verify=False) as control,
     ):
         simulator = Simulator(simulators, control)
         stack = Stack(folder, database, simulator, port, environment, client, callers[0][1])

@@ -332,6 +332,7 @@ async def running(
         limits=limits,
         timeout=60,
         trust_env=False,
+        verify=False,
     ) as client:
         stack = Stack(folder, database, simulator, port, environment, client, tenant_id)
         try:

@@ -95,7 +95,7 @@ async def simulator() -> AsyncIterator[Simulator]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
-    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", trust_env=False, verify=False) as client:
         yield Simulator(f"http://{host}:{port}", client)
     await runner.cleanup()
 
