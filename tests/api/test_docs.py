@@ -231,6 +231,7 @@ BODIES: tuple[tuple[type[KobiriError], dict[str, Json] | str], ...] = (
     (errors.CurrencyNotSupported, {"currency": "ABC"}),
     (errors.InvalidNumber, {"payer": "12"}),
     (errors.NetworkUnknown, {"payer": "260981234567"}),
+    (errors.CountryNotServed, {"payer": "+9612345678", "network": "mtn"}),
     (errors.NoRoute, {"currency": "USD"}),
 )
 

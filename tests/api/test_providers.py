@@ -6,8 +6,9 @@ import pytest
 
 from kobiri import app as kobiri_app
 from kobiri.domain.breaker import IN_A_ROW
+from kobiri.providers.mtn.adapter import MtnProvider
 from kobiri.services import switching
-from tests.api.steps import gateway, history, problem, until
+from tests.api.steps import gateway, history, problem, stored, until
 from tests.conftest import Api, ApiFactory, Simulator
 
 NOBODY = "http://127.0.0.1:9/mtn"
@@ -124,10 +125,53 @@ async def test_a_prediction_is_a_hint_that_says_what_it_rests_on(api: Api, numbe
     assert "network" in told["advice"]
 
 
-@pytest.mark.parametrize("number", ["", "1", "260111234567", "096 123 456", "x" * 32])
+@pytest.mark.parametrize("number", ["\u202d0961234567\u202c", "+260\u00a096\u20111234567", "0961234567\r\n"])
+async def test_a_prediction_reads_past_what_nobody_sees(api: Api, number: str) -> None:
+    answer = await api.client.get("/api/v1/providers/predict", params={"msisdn": number})
+    assert (answer.status_code, answer.json().get("msisdn")) == (200, "260961234567"), answer.text
+
+
+@pytest.mark.parametrize(
+    ("number", "country"), [("+9612345678", None), ("256772123456", "UG"), ("00447911123456", None)]
+)
+async def test_a_foreign_number_is_predicted_to_be_nobodys(api: Api, number: str, country: str | None) -> None:
+    told = (await api.client.get("/api/v1/providers/predict", params={"msisdn": number})).json()
+    assert (told["country"], told["network"], told["predicted_from"]) == (country, None, None)
+
+
+@pytest.mark.parametrize("number", ["", "1", "260111234567", "096 123 456", "9612345678", "x" * 32, "096123456\x00"])
 async def test_what_is_no_number_is_told(api: Api, number: str) -> None:
     answer = await api.client.get("/api/v1/providers/predict", params={"msisdn": number})
     assert answer.status_code in (400, 422), answer.text
+
+
+async def test_a_number_of_another_country_is_refused_by_all_who_serve_one(
+    make_api: ApiFactory, simulator: Simulator
+) -> None:
+    api = await everything(make_api, simulator)
+    for network in ("mtn", "airtel", "zamtel"):
+        for payer in ("+9612345678", "254712345678", "00256772123456", "46733123450"):
+            refused = problem(await api.pay(payer=payer, network=network), 422, "country_not_served")
+            assert f"{network}: serves numbers of ZM; pawapay: serves numbers of ZM" in refused["detail"]
+        problem(await api.pay(payer="9612345678", network=network), 422, "invalid_number")
+    assert await stored(api.database) == (0, 0)
+    assert await simulator.requests() == []
+
+
+async def test_mtns_sandbox_takes_any_number(make_api: ApiFactory) -> None:
+    api = await make_api(mtn_target_environment="sandbox")
+    for payer in ("46733123450", "+9612345678", "260961234567"):
+        assert (await api.pay(payer=payer, network="mtn", currency="EUR")).status_code == 201
+
+
+async def test_what_was_taken_once_is_answered_again_whoever_serves_the_number_now(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await api.pay("k")
+    monkeypatch.setattr(MtnProvider, "countries", frozenset({"UG"}))
+    again = await api.pay("k")
+    assert (again.status_code, again.content) == (first.status_code, first.content)
+    problem(await api.pay(), 422, "country_not_served")
 
 
 async def test_a_caller_who_knows_better_is_believed(make_api: ApiFactory, simulator: Simulator) -> None:

@@ -30,7 +30,7 @@ from pydantic import SecretStr
 from kobiri.config import Settings
 from kobiri.domain.ids import PaymentId, ProviderReference, TenantId
 from kobiri.domain.money import Money
-from kobiri.domain.msisdn import Msisdn
+from kobiri.domain.msisdn import COUNTRIES, Msisdn
 from kobiri.domain.outcome import (
     Accepted,
     Declined,
@@ -902,7 +902,7 @@ def test_the_spec_declares_everything(entry: registry.Registration) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9]*", spec.id)
     assert spec.base_url.startswith("https://")
     assert spec.name
-    assert all((spec.networks, spec.countries, spec.operations, spec.fields))
+    assert all((spec.networks, spec.operations, spec.fields))
     assert 0 < spec.answer_within_s <= spec.deadline_s
     askable = all(operation.status_query != "none" for operation in spec.operations.values())
     assert not askable or spec.deadline_s == spec.answer_within_s  # longer only where a call is never cut short
@@ -914,6 +914,14 @@ def test_the_spec_declares_everything(entry: registry.Registration) -> None:
         assert not (one.secret and one.default)
         hides = re.search(r"secret|password|pin$|token|(?<!public)_key$|credential", one.name)
         assert one.secret or not hides, f"{one.name} looks secret"
+
+
+@each_provider
+async def test_an_account_that_moves_money_serves_countries_that_are_known(entry: registry.Registration) -> None:
+    provider = entry.build(account_of(entry.spec, entry.spec.base_url))
+    assert provider.countries is None or (provider.countries and provider.countries <= set(COUNTRIES.values()))
+    assert provider.countries or provider.spec.is_sandbox(provider.account.base_url, provider.account.values)
+    await provider.close()
 
 
 @each_provider

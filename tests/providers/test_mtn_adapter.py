@@ -28,7 +28,7 @@ from kobiri.domain.outcome import (
 )
 from kobiri.domain.payment import Kind
 from kobiri.providers.base import Account, Callback, Collection, Payout, Provider, Refund, Request
-from kobiri.providers.mtn.adapter import SPEC, MtnProvider
+from kobiri.providers.mtn.adapter import COUNTRIES, CURRENCIES, SPEC, MtnProvider
 from kobiri.providers.tokens import RENEW_PAUSE_S
 
 REFERENCE = ProviderReference("8a3f0e52-6f43-4a0e-9a56-1d1f6f1a7a10")
@@ -641,6 +641,15 @@ async def test_closing_ends_a_fetch_that_hangs(mtn: Mtn) -> None:
 
 
 # --- the account --------------------------------------------------------------------------------------------
+
+
+async def test_each_environment_serves_its_own_countrys_numbers_and_the_sandbox_any(mtn: Mtn) -> None:
+    assert COUNTRIES.keys() == CURRENCIES.keys() - {"sandbox"}
+    for environment, country in (("mtnzambia", "ZM"), ("mtnuganda", "UG"), ("unheard-of", "ZM")):
+        async with provider_at(mtn.url, target_environment=environment) as adapter:
+            assert adapter.countries == frozenset({country})
+    async with provider_at(mtn.url, target_environment="sandbox") as adapter:
+        assert adapter.countries is None
 
 
 async def test_the_account_is_what_a_provider_is(mtn: Mtn) -> None:

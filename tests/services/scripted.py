@@ -60,6 +60,7 @@ class Operator:
         answer_within_s: float = 10.0,
         modes: Iterable[str] = ("live", "test"),
         currencies: Iterable[str] = ("ZMW",),
+        countries: Iterable[str] | None = ("ZM",),
     ) -> None:
         self.outcomes = deque(outcomes or (Accepted(),))
         self.finding: Finding | Callable[[], Awaitable[Finding]] = finds
@@ -70,6 +71,7 @@ class Operator:
         self.closed = False
         self._spec = spec or make_spec()
         self._currencies = frozenset(currencies)
+        self._countries = None if countries is None else frozenset(countries)
         self._account = Account(
             base_url="http://operator.test",
             modes=frozenset(modes),
@@ -95,6 +97,10 @@ class Operator:
     @property
     def currencies(self) -> frozenset[str]:
         return self._currencies
+
+    @property
+    def countries(self) -> frozenset[str] | None:
+        return self._countries
 
     @property
     def passes(self) -> Counter[ProviderReference]:
@@ -140,7 +146,6 @@ def make_spec(
         base_url="http://operator.test",
         is_sandbox=lambda _url, _values: True,
         networks=frozenset(networks),
-        countries=frozenset({"ZM"}),
         operations=dict.fromkeys(kinds, operation),
         signs_callbacks=False,
         fields=(),

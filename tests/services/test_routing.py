@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kobiri.domain.breaker import IN_A_ROW
-from kobiri.domain.errors import AmountOutOfLimits, NoRoute, RouteClosed
+from kobiri.domain.errors import AmountOutOfLimits, CountryNotServed, NoRoute, RouteClosed
 from kobiri.domain.ids import AccountId, TenantId
 from kobiri.domain.money import Money
+from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.payment import Kind
 from kobiri.services.roads import Road
 from kobiri.services.routing import REMEMBER_S, Roads, Wanted, choose
@@ -21,7 +22,7 @@ from tests.services.scripted import Clock, Operator, make_spec
 from tests.store.builders import make_payment
 
 TENANT = TenantId("01935a1e-0000-7000-8000-000000000001")
-WANTED = Wanted(TENANT, "collection", "mtn", "test", Money(1_000, "ZMW"))
+WANTED = Wanted(TENANT, "collection", "mtn", "test", Money(1_000, "ZMW"), Msisdn("260961234567"))
 
 
 def road(
@@ -31,11 +32,17 @@ def road(
     kinds: tuple[Kind, ...] = ("collection",),
     modes: tuple[str, ...] = ("live", "test"),
     currencies: tuple[str, ...] = ("ZMW",),
+    countries: tuple[str, ...] | None = ("ZM",),
     circuit_open: bool = False,
     rests: bool = False,
     **more: Any,
 ) -> Road:
-    operator = Operator(spec=make_spec(provider, networks=networks, kinds=kinds), modes=modes, currencies=currencies)
+    operator = Operator(
+        spec=make_spec(provider, networks=networks, kinds=kinds),
+        modes=modes,
+        currencies=currencies,
+        countries=countries,
+    )
     made = Road(operator, clock=Clock(), **more)
     if circuit_open:
         for _ in range(IN_A_ROW):
@@ -55,6 +62,7 @@ UNFIT: list[tuple[str, dict[str, Any], str]] = [
     ("config", {"kinds": ("payout",)}, "does not offer collections"),
     ("config", {"modes": ("live",)}, "does not serve test mode"),
     ("config", {"currencies": ("USD", "EUR")}, "takes EUR, USD"),
+    ("country", {"countries": ("UG", "KE")}, "serves numbers of KE, UG"),
     ("limits", {"limits_minor": (1_001, None)}, "takes 10.01 at least"),
     ("limits", {"limits_minor": (None, 999)}, "takes 9.99 at most"),
     ("closed", {"disabled_because": "keys leaked"}, "switched off: keys leaked"),
@@ -112,6 +120,7 @@ class Seen:
     currency: str
     least: int | None
     most: int | None
+    countries: tuple[str, ...] | None
     priority: int
     is_off: bool
     circuit_open: bool
@@ -123,6 +132,7 @@ class Seen:
     @property
     def open(self) -> bool:
         fits = (self.kind, self.mode, self.currency) == ("collection", "test", "ZMW")
+        fits = fits and (self.countries is None or "ZM" in self.countries)
         return fits and (self.least or 0) <= 1_000 <= (self.most or 10**9) and not self.is_off and not self.circuit_open
 
     def road(self) -> Road:
@@ -133,6 +143,7 @@ class Seen:
             modes=(self.mode,),
             currencies=(self.currency,),
             limits_minor=(self.least, self.most),
+            countries=self.countries,
             priority=self.priority,
             circuit_open=self.circuit_open,
         )
@@ -151,6 +162,7 @@ SEEN = st.builds(
     currency=often("ZMW", "USD"),
     least=often(None, 999, 1_000, 1_001),
     most=often(None, 999, 1_000, 1_001),
+    countries=often(("ZM",), None, ("UG",), ("UG", "ZM")),
     priority=st.integers(-3, 3),
     is_off=often(False, True),
     circuit_open=often(False, True),
@@ -180,6 +192,31 @@ async def test_no_account_that_serves_this_is_told_with_what_was_asked(db: Datab
     said = r"^No provider account pays out ZMW to mtn wallets in test mode \(one: does not offer payouts\)\.$"
     with pytest.raises(NoRoute, match=said):
         await Roads(db, [road()]).route(replace(WANTED, kind="payout"))
+
+
+async def test_a_number_of_a_country_that_no_account_serves_is_told(db: Database) -> None:
+    lebanese = replace(WANTED, wallet=Msisdn("9612345678"))
+    roads = Roads(db, [road("one", circuit_open=True), road("two", limits_minor=(None, 1)), road("three", modes=())])
+    with pytest.raises(CountryNotServed) as told:
+        await roads.route(lebanese)
+    assert told.value.detail == (
+        "No provider account that collects ZMW from mtn wallets in test mode serves this number's country"
+        " (one: serves numbers of ZM; two: serves numbers of ZM; three: does not serve test mode)."
+    )
+    with pytest.raises(RouteClosed):
+        await Roads(db, [road("one"), road("two", countries=None, circuit_open=True)]).route(lebanese)
+    assert labels((await Roads(db, [road("one"), road("two", countries=None)]).route(lebanese)).roads) == ["two"]
+
+
+async def test_another_road_serves_the_number_too(db: Database) -> None:
+    abroad, home = road("one", countries=("UG",)), road("two")
+    assert (await Roads(db, [abroad, home]).another(make_payment(TENANT), [])).roads == (home,)
+
+
+def test_an_own_account_in_another_country_does_not_close_the_platforms() -> None:
+    own = road("one", account_id=AccountId("a1"), countries=("UG",))
+    route, _ = choose([own, road("one")], WANTED, {})
+    assert labels(route.roads) == ["one"]
 
 
 async def test_an_amount_outside_all_limits_is_told_with_the_limits(db: Database) -> None:

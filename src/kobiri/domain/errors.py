@@ -29,6 +29,7 @@ KobiriError
 │   ├── CurrencyNotSupported
 │   ├── InvalidNumber
 │   ├── NetworkUnknown
+│   ├── CountryNotServed
 │   └── NoRoute
 ├── TooManyRequests
 ├── InternalError                a bug of ours
@@ -193,6 +194,11 @@ class InvalidNumber(Unprocessable):
 class NetworkUnknown(Unprocessable):
     code = "network_unknown"
     title = "It is not known whose wallet this number is"
+
+
+class CountryNotServed(Unprocessable):
+    code = "country_not_served"
+    title = "No provider account serves numbers of this country"
 
 
 class NoRoute(Unprocessable):

@@ -1,6 +1,7 @@
 """Phone numbers of wallets: parse, country, network hint, mask."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,9 +19,21 @@ ZAMBIAN_NETWORKS = {
     "57": "airtel", "77": "airtel", "97": "airtel",
 }  # fmt: skip
 
+# A national number with a digit too many. Read as an international one it would be Lebanon's (961…) or Russia's (7…).
+ZAMBIAN_SLIP = re.compile(r"(?:[59][5-8]|7[5-9])[0-9]{8}", re.ASCII)
+
+# Calling codes (ITU-T E.164, none begins another) of the countries in which a provider here can have an account.
+COUNTRIES = {
+    ZAMBIA: "ZM", "211": "SS", "224": "GN", "225": "CI", "229": "BJ", "231": "LR", "233": "GH", "234": "NG",
+    "237": "CM", "242": "CG", "250": "RW", "256": "UG", "268": "SZ", "27": "ZA",
+}  # fmt: skip
+
 MTN_SANDBOX = "46733123"  # MTN's own test numbers: 46733123450 and the like
 
-SEPARATORS = str.maketrans("", "", " -.()")
+# What people and programs write between digits, and what nobody sees: spaces, format characters, dashes.
+SEPARATORS = str.maketrans("", "", " \t-.()\u2212")
+UNSEEN = frozenset({"Zs", "Cf", "Pd"})
+TURNED_ROUND = "\u202e"  # shows the digits behind it in reverse: what is read is not the number that was seen
 # At least ten digits: a Zambian number without its country code must not pass for a foreign one (961… is Lebanon).
 E164 = re.compile(r"[1-9][0-9]{9,14}", re.ASCII)
 
@@ -33,14 +46,25 @@ class Msisdn:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read +260 96 1234567, 260961234567, 00260961234567, or the Zambian 0961234567. Raises InvalidNumber."""
-        digits = text.translate(SEPARATORS)
+        """Read +260 96 1234567, 260961234567, 00260961234567, or the Zambian 0961234567 and +260 (0)96 1234567.
+
+        Separators and what nobody sees are dropped. What could be two people's number is refused, not guessed.
+        Raises InvalidNumber: without the number, which belongs in no log.
+        """
+        digits = _plain(text)
         if digits.startswith("+"):
             digits = digits[1:]
         elif digits.startswith("00"):
             digits = digits[2:]
         elif digits.startswith("0") and len(digits) == len("0961234567"):
             digits = ZAMBIA + digits[1:]
+        elif ZAMBIAN_SLIP.fullmatch(digits):
+            raise InvalidNumber(
+                "These ten digits begin like a Zambian number, which is 0 and nine digits: 0961234567."
+                " Write another country's number with a + in front."
+            )
+        if digits.startswith(f"{ZAMBIA}0"):  # the 0 that is only dialled inside the country
+            digits = ZAMBIA + digits[len(ZAMBIA) + 1 :]
         if E164.fullmatch(digits) is None:
             raise InvalidNumber("Give the number with its country code, such as 260961234567.")
         if digits.startswith(ZAMBIA) and ZAMBIAN_MOBILE.fullmatch(digits) is None:
@@ -49,12 +73,12 @@ class Msisdn:
 
     @property
     def country(self) -> str | None:
-        """ISO 3166 code, of the countries that are served."""
-        return "ZM" if self.digits.startswith(ZAMBIA) else None
+        """ISO 3166 code; None for countries in which no provider here can have an account."""
+        return COUNTRIES.get(self.digits[:3]) or COUNTRIES.get(self.digits[:2])
 
     @property
     def national(self) -> str:
-        """Without the country code, of the countries that are served: 961234567."""
+        """A Zambian number without its country code: 961234567."""
         return self.digits.removeprefix(ZAMBIA)
 
     @property
@@ -74,6 +98,17 @@ class Msisdn:
 
     def __repr__(self) -> str:
         return f"Msisdn({self.masked})"
+
+
+def _plain(text: str) -> str:
+    """A number without what stands between its digits and around them. Raises InvalidNumber."""
+    if not text.isascii():
+        if any(c.isnumeric() and not c.isascii() for c in text):
+            raise InvalidNumber("Write the number with the digits 0 to 9, such as 260961234567.")
+        if TURNED_ROUND in text:
+            raise InvalidNumber("A mark in the number (U+202E) shows its digits turned round: type the number anew.")
+        text = "".join(c for c in text if unicodedata.category(c) not in UNSEEN)
+    return text.strip().translate(SEPARATORS)
 
 
 def mask(digits: str) -> str:

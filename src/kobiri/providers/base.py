@@ -62,7 +62,6 @@ class ProviderSpec:
     base_url: str
     is_sandbox: Callable[[str, Mapping[str, str]], bool]
     networks: frozenset[str]
-    countries: frozenset[str]
     operations: Mapping[Kind, Operation]
     signs_callbacks: bool
     fields: tuple[Field, ...]
@@ -219,6 +218,11 @@ class Provider(Protocol):
 
     @property
     def currencies(self) -> frozenset[str]: ...
+
+    @property
+    def countries(self) -> frozenset[str] | None:
+        """ISO 3166 codes of the countries whose numbers it serves; None: of any, as a sandbox may."""
+        ...
 
     def fingerprint_of(self, kind: Kind) -> str:
         """Where its movements of one kind go: changes with base URL, environment or API user, and tells no secret."""

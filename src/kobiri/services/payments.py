@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from kobiri.domain.errors import (
     AmountOutOfLimits,
     Busy,
+    CountryNotServed,
     IdempotencyKeyReused,
     KobiriError,
     NetworkUnknown,
@@ -65,12 +66,12 @@ async def create(
 ) -> Reply:
     """Record the payment (T1), call the provider, record what it said (T2). The same key does it once.
 
-    Raises NetworkUnknown, NoRoute, RouteClosed, TenantSuspended, ReferenceInUse, IdempotencyKeyReused,
-    RequestInProgress, Busy, DatabaseUnavailable.
+    Raises NetworkUnknown, NoRoute, CountryNotServed, AmountOutOfLimits, RouteClosed, TenantSuspended, ReferenceInUse,
+    IdempotencyKeyReused, RequestInProgress, Busy, DatabaseUnavailable.
     """
     try:
         route = await _route(gateway, caller, order)
-    except (NetworkUnknown, NoRoute, AmountOutOfLimits, RouteClosed, TenantSuspended) as refusal:
+    except (NetworkUnknown, NoRoute, CountryNotServed, AmountOutOfLimits, RouteClosed, TenantSuspended) as refusal:
         return await _replay_or(refusal, gateway, caller, use)
     road = route.roads[0]
     payment = _new_payment(caller, order, road, sends_now=not respond_async)
@@ -153,7 +154,8 @@ async def _route(gateway: Gateway, caller: Caller, order: Order) -> Route:
     network = order.network or order.payer.network
     if network is None:
         raise NetworkUnknown("Name the wallet's operator in the field network.")
-    return await gateway.roads.route(Wanted(caller.tenant_id, "collection", network, caller.mode, order.money))
+    wanted = Wanted(caller.tenant_id, "collection", network, caller.mode, order.money, order.payer)
+    return await gateway.roads.route(wanted)
 
 
 async def _answer_meanwhile(gateway: Gateway, use: KeyUse, payment: Payment) -> Reply:

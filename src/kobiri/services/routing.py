@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Collection as Group
 from dataclasses import dataclass, field
 
-from kobiri.domain.errors import AmountOutOfLimits, NoRoute, RouteClosed
+from kobiri.domain.errors import AmountOutOfLimits, CountryNotServed, NoRoute, RouteClosed
 from kobiri.domain.ids import AccountId, TenantId
 from kobiri.domain.money import Money
+from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.payment import Kind, Mode, Payment
 from kobiri.services.accounts import Loaded, Make, TenantAccount
 from kobiri.services.roads import Road
@@ -31,13 +32,14 @@ AccountsOf = Callable[[TenantId], Awaitable[Loaded]]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A movement that looks for a road."""
+    """A movement that looks for a road. `wallet`: the number of its payer or payee."""
 
     tenant_id: TenantId
     kind: Kind
     network: str
     mode: Mode
     money: Money
+    wallet: Msisdn
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class Roads:
         self._switches_read_at = float("-inf")
 
     async def route(self, wanted: Wanted) -> Route:
-        """Raises NoRoute (no account serves this), AmountOutOfLimits, or RouteClosed (none is open now)."""
+        """Raises NoRoute, CountryNotServed, AmountOutOfLimits (no account serves it), RouteClosed (none is open)."""
         route, reasons = await self._choose(wanted)
         if route.roads:
             return route
@@ -169,11 +171,13 @@ class Roads:
             raise RouteClosed(f"No road that {does} is open now{told}.", retry_after_s=RETRY_CLOSED_S)
         if "limits" in reasons:
             raise AmountOutOfLimits(f"No provider account that {does} takes this amount{told}.")
+        if "country" in reasons:
+            raise CountryNotServed(f"No provider account that {does} serves this number's country{told}.")
         raise NoRoute(f"No provider account {does}{told}.")
 
     async def another(self, payment: Payment, tried: Group[Road]) -> Route:
         """The open roads for a payment that could not be sent by those that were tried."""
-        wanted = Wanted(payment.tenant_id, payment.kind, payment.network, payment.mode, payment.money)
+        wanted = Wanted(payment.tenant_id, payment.kind, payment.network, payment.mode, payment.money, payment.payer)
         route, _ = await self._choose(wanted)
         return Route(tuple(road for road in route.roads if road not in tried), route.passed_over)
 
@@ -224,7 +228,7 @@ class Roads:
 def choose(
     roads: Sequence[Road], wanted: Wanted, switched_off: Mapping[str, str], *, own_unopened: bool = False
 ) -> tuple[Route, frozenset[str]]:
-    """The route, and of which sorts the refusals were: "config", "limits", "closed".
+    """The route, and of which sorts the refusals were: "config", "country", "limits", "closed".
 
     A merchant's money never lands in another's account because its own is down: with an account of its own that
     serves this, the platform's are no road for it (docs/decisions/0015). `own_unopened`: one of its own accounts does
@@ -234,7 +238,10 @@ def choose(
     passed_over: list[str] = []
     sorts: set[str] = set()
     reaching = [road for road in roads if wanted.network in road.spec.networks]
-    has_own = any(road.account_id and not road.disabled_because and not _unfit(road, wanted) for road in reaching)
+    has_own = any(
+        road.account_id and not road.disabled_because and not _unfit(road, wanted) and not _foreign(road, wanted)
+        for road in reaching
+    )
     for road in sorted(reaching, key=lambda road: (road.account_id is None, road.priority)):
         refusal = _refusal(road, wanted, switched_off)
         if road.account_id is None and own_unopened:
@@ -253,6 +260,7 @@ def choose(
 def _refusal(road: Road, wanted: Wanted, switched_off: Mapping[str, str]) -> tuple[str, str] | None:
     for sort, reason in (
         ("config", _unfit(road, wanted)),
+        ("country", _foreign(road, wanted)),
         ("limits", _outside_limits(road, wanted.money)),
         ("closed", f"switched off: {switched_off[road.spec.id]}" if road.spec.id in switched_off else None),
         ("closed", road.closed_because(wanted.kind)),
@@ -270,6 +278,13 @@ def _unfit(road: Road, wanted: Wanted) -> str | None:
     if wanted.money.currency not in road.provider.currencies:
         return f"takes {', '.join(sorted(road.provider.currencies))}"
     return None
+
+
+def _foreign(road: Road, wanted: Wanted) -> str | None:
+    countries = road.provider.countries
+    if countries is None or wanted.wallet.country in countries:
+        return None
+    return f"serves numbers of {', '.join(sorted(countries))}"
 
 
 def _outside_limits(road: Road, money: Money) -> str | None:

@@ -35,6 +35,7 @@ CODES = {
     "CurrencyNotSupported": "currency_not_supported",
     "InvalidNumber": "invalid_number",
     "NetworkUnknown": "network_unknown",
+    "CountryNotServed": "country_not_served",
     "NoRoute": "no_route",
     "TooManyRequests": "too_many_requests",
     "InternalError": "internal_error",

@@ -210,8 +210,10 @@ ENTRIES = (
     ),
     Entry(
         errors.InvalidNumber,
-        "The payer is not a phone number that can have a wallet.",
-        "Ask your customer for the number; send it with its country code, such as 260961234567.",
+        "The payer is not a phone number that can have a wallet. Spaces, dashes, dots, brackets and characters that"
+        " nobody sees are dropped; ten digits that begin like a Zambian number are taken for a slip.",
+        "Ask your customer for the number; send it with its country code, such as 260961234567. Another country's"
+        " number begins with +.",
         detail="Give the number with its country code, such as 260961234567.",
     ),
     Entry(
@@ -219,6 +221,14 @@ ENTRIES = (
         "The number does not tell whose wallet it is.",
         "Ask your customer, and name the operator in the field `network`.",
         detail="Name the wallet's operator in the field network.",
+    ),
+    Entry(
+        errors.CountryNotServed,
+        "The number is of a country that no provider account of this gateway serves. Nothing was stored.",
+        "Check the number: what begins with + or 00 is read as international, and a Zambian one is 0961234567 or"
+        " 260961234567.",
+        detail="No provider account that collects ZMW from mtn wallets in test mode serves this number's country"
+        " (mtn: serves numbers of ZM).",
     ),
     Entry(
         errors.NoRoute,

@@ -141,7 +141,7 @@ FIELDS: Mapping[str, Mapping[str, str | tuple[str, Schema]]] = {
     "OfferList": {"data": "In the order in which they are tried."},
     "Prediction": {
         "msisdn": "The number as we read it, digits only.",
-        "country": "ISO 3166, of the countries that are served.",
+        "country": "ISO 3166, of the countries where an account can be; null: another.",
         "network": "Whose wallet it probably is; null: the number does not tell.",
         "predicted_from": ("What the prediction rests on.", {"type": ["string", "null"], "enum": ["prefix", None]}),
         "advice": "What to do with it, for people.",

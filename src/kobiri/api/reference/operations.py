@@ -277,6 +277,7 @@ OPERATIONS = (
             errors.CurrencyNotSupported,
             errors.InvalidNumber,
             errors.NetworkUnknown,
+            errors.CountryNotServed,
             errors.NoRoute,
             errors.RouteClosed,
             errors.OutcomeUnknown,

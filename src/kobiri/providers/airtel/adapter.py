@@ -39,7 +39,6 @@ SPEC = ProviderSpec(
     base_url="https://openapiuat.airtel.co.zm",
     is_sandbox=lambda url, _values: any(label.endswith("uat") for label in (urlsplit(url).hostname or "").split(".")),
     networks=frozenset({"airtel"}),
-    countries=frozenset({"ZM"}),
     operations={
         "collection": Operation(dedupes=True, status_query="soft", partial=False, needs=()),
         "payout": Operation(dedupes=True, status_query="soft", partial=False, needs=("pin",)),
@@ -103,6 +102,10 @@ class AirtelProvider:
     @property
     def currencies(self) -> frozenset[str]:
         return frozenset({self._currency})
+
+    @property
+    def countries(self) -> frozenset[str]:
+        return frozenset({self._values["country"]})
 
     def fingerprint_of(self, kind: Kind) -> str:  # noqa: ARG002  # one client for all
         return fingerprint(self._base_url, self._values["client_id"], self._values["country"])

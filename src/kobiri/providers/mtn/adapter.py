@@ -37,7 +37,6 @@ SPEC = ProviderSpec(
     base_url="https://sandbox.momodeveloper.mtn.com",
     is_sandbox=lambda _url, values: values["target_environment"] == "sandbox",
     networks=frozenset({"mtn"}),
-    countries=frozenset({"ZM"}),
     operations={
         "collection": Operation(dedupes=True, status_query="soft", partial=False, needs=()),
         "payout": Operation(dedupes=True, status_query="soft", partial=False, needs=DISBURSEMENT),
@@ -67,6 +66,13 @@ CURRENCIES = {
     "mtncameroon": "XAF", "mtncongo": "XAF", "mtnivorycoast": "XOF", "mtnbenin": "XOF",
     "mtnguineaconakry": "GNF", "mtnswaziland": "SZL", "mtnsouthafrica": "ZAR", "mtnliberia": "LRD",
     "mtnsouthsudan": "SSP", "mtnnigeria": "NGN",
+}  # fmt: skip
+
+# The sandbox is not here: it takes any number (README 8 [O]).
+COUNTRIES = {
+    "mtnzambia": "ZM", "mtnuganda": "UG", "mtnghana": "GH", "mtnrwanda": "RW", "mtncameroon": "CM", "mtncongo": "CG",
+    "mtnivorycoast": "CI", "mtnbenin": "BJ", "mtnguineaconakry": "GN", "mtnswaziland": "SZ", "mtnsouthafrica": "ZA",
+    "mtnliberia": "LR", "mtnsouthsudan": "SS", "mtnnigeria": "NG",
 }  # fmt: skip
 
 PRODUCTS: tuple[wire.Product, ...] = ("collection", "disbursement")
@@ -155,6 +161,11 @@ class MtnProvider:
     def currencies(self) -> frozenset[str]:
         values = self._account.values
         return frozenset({values.get("currency") or CURRENCIES.get(values["target_environment"], "ZMW")})
+
+    @property
+    def countries(self) -> frozenset[str] | None:
+        environment = self._account.values["target_environment"]
+        return None if environment == "sandbox" else frozenset({COUNTRIES.get(environment, "ZM")})
 
     async def send(self, request: Request, *, within_s: float, first_byte_before: float | None) -> Outcome:
         kind = kind_of(request)

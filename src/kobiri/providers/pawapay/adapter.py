@@ -34,7 +34,6 @@ SPEC = ProviderSpec(
     base_url="https://api.sandbox.pawapay.io",
     is_sandbox=_is_sandbox,
     networks=frozenset(wire.PROVIDERS),
-    countries=frozenset({"ZM"}),
     operations={
         "collection": Operation(dedupes=True, status_query="firm", partial=False, needs=()),
         "payout": Operation(dedupes=True, status_query="firm", partial=False, needs=()),
@@ -137,6 +136,10 @@ class PawapayProvider:
     @property
     def currencies(self) -> frozenset[str]:
         return frozenset({self._account.values["currency"]})
+
+    @property
+    def countries(self) -> frozenset[str]:
+        return frozenset({"ZM"})
 
     def fingerprint_of(self, kind: Kind) -> str:  # noqa: ARG002  # one token for all
         """A token that does not tell its account stands for it: after a change of it nothing is asked elsewhere."""

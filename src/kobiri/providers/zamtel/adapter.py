@@ -41,7 +41,6 @@ SPEC = ProviderSpec(
     base_url="https://apps.zamtel.co.zm/ZampayRest",
     is_sandbox=_is_sandbox,  # not proved: README 5
     networks=frozenset({"zamtel"}),
-    countries=frozenset({"ZM"}),
     operations={
         "collection": Operation(dedupes=False, status_query="none", partial=False, needs=()),
         "payout": Operation(dedupes=False, status_query="none", partial=False, needs=("identifier", "credential")),
@@ -83,6 +82,10 @@ class ZamtelProvider:
     @property
     def currencies(self) -> frozenset[str]:
         return frozenset({CURRENCY})
+
+    @property
+    def countries(self) -> frozenset[str]:
+        return frozenset({"ZM"})
 
     def fingerprint_of(self, kind: Kind) -> str:  # noqa: ARG002  # one caller for all
         values = self._account.values
