@@ -157,6 +157,7 @@ class _Control:
             web.delete("/_sim/requests", self.clear_requests),
             web.post("/_sim/faults", self.add_fault),
             web.get("/_sim/faults", self.show_faults),
+            web.get("/_sim/faults/hits", self.show_hits),
             web.delete("/_sim/faults", self.clear_faults),
             web.delete("/_sim/faults/{id}", self.remove_fault),
             web.post("/_sim/callbacks", self.send_callback),
@@ -218,6 +219,10 @@ class _Control:
 
     async def show_faults(self, _: web.Request) -> web.Response:
         return _json({"faults": list(self.faults.listed())})
+
+    async def show_hits(self, request: web.Request) -> web.Response:
+        filters = _filters(request, "reference", "provider")
+        return _json({"hits": self.faults.hits(**filters)})
 
     async def clear_faults(self, _: web.Request) -> web.Response:
         self.faults.clear()

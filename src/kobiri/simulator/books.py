@@ -12,12 +12,16 @@ Kind = Literal["collection", "payout", "refund"]
 
 
 class Movement(msgspec.Struct, kw_only=True):
-    """Every movement under one reference: a payer's debit, or for payouts and refunds a payee's credit."""
+    """Every movement under one reference: a payer's debit, or for payouts and refunds a payee's credit.
+
+    `amount` is that of the first, `moved` the sum of all `charged`.
+    """
 
     provider: str
     reference: str
     kind: Kind
     amount: str
+    moved: str
     currency: str
     msisdn: str
     charged: int = 1
@@ -55,6 +59,7 @@ class Books:
         key = (provider, reference)
         if (known := self._movements.get(key)) is not None:
             known.charged += 1
+            known.moved = _sum(known.moved, amount)
             known.last_charged_at = now
             return
         self._movements[key] = Movement(
@@ -62,6 +67,7 @@ class Books:
             reference=reference,
             kind=kind,
             amount=amount,
+            moved=amount,
             currency=currency,
             msisdn=msisdn,
             first_charged_at=now,
@@ -92,7 +98,7 @@ class Books:
         amounts: dict[str, Decimal] = {}
         for movement in movements:
             try:
-                moved = Decimal(movement.amount) * movement.charged
+                moved = Decimal(movement.moved)
             except InvalidOperation:
                 continue
             amounts[movement.currency] = amounts.get(movement.currency, Decimal(0)) + moved
@@ -107,3 +113,10 @@ class Books:
     def clear(self) -> None:
         self._movements.clear()
         self._dropped = 0
+
+
+def _sum(one: str, other: str) -> str:
+    try:
+        return format(Decimal(one) + Decimal(other), "f")
+    except InvalidOperation:
+        return one

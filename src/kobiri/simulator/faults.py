@@ -1,6 +1,7 @@
 """What misbehaves next. One JSON shape: where a fault applies, how often, and what it does."""
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -10,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 MAX_FAULTS = 1_000
+MAX_HITS = 100_000
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
@@ -22,16 +24,28 @@ StatusOperation = Literal["status", "any"]
 CreateOperation = Literal["create", "payout", "refund", "any"]
 CallbackOperation = Literal["callback", "any"]
 ViewOperation = Literal["status", "callback", "any"]
+SpokenOperation = Literal["create", "payout", "refund", "status", "callback", "any"]
+WrittenOperation = Literal["provision", "token", "check", "create", "payout", "refund", "status", "callback", "any"]
+
+Amount = Annotated[str, Meta(pattern=r"^[0-9]{1,15}(\.[0-9]{1,4})?$")]
+HeaderText = Annotated[str, Meta(pattern=r"^[ -~]{0,100}$")]
+Words = Annotated[tuple[Text, ...], Meta(min_length=1, max_length=50)]
+Masking = Literal["masked", "national", "number", "absent"]
+Garbling = Literal["bom", "nan", "deep", "duplicate_keys", "truncated", "bytes", "array", "null", "empty"]
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """Where and how often. `skip` lets the first that match pass; without `times` it lasts for ever."""
+    """Where and how often. `skip` lets the first that match pass; without `times` it lasts for ever.
+
+    `product` is the side of the provider that is asked: "collection" or "disbursement".
+    """
 
     provider: Text = "any"
     times: Count | None = None
     skip: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
     reference: Text | None = None
     msisdn: Text | None = None
+    product: Literal["collection", "disbursement"] | None = None
 
 
 class Latency(Fault, frozen=True, kw_only=True, tag="latency"):
@@ -47,7 +61,10 @@ class LatencyAfter(Fault, frozen=True, kw_only=True, tag="latency_after"):
 
 
 class ErrorAnswer(Fault, frozen=True, kw_only=True):
-    """`shape` is one of the provider's own error bodies; `body` replaces it with this very text."""
+    """`shape` is one of the provider's own error bodies; `body` replaces it with this very text.
+
+    `retry_after` is the header as it stands, for what no provider should write.
+    """
 
     operation: RequestOperation = "any"
     status: ErrorStatus = 500
@@ -57,6 +74,7 @@ class ErrorAnswer(Fault, frozen=True, kw_only=True):
     body: Annotated[str, Meta(max_length=16_384)] | None = None
     content_type: Text = "application/json"
     retry_after_s: Annotated[int, Meta(ge=0, le=86_400)] | None = None
+    retry_after: HeaderText | None = None
 
 
 class ErrorBefore(ErrorAnswer, frozen=True, kw_only=True, tag="error_before"):
@@ -115,6 +133,62 @@ class WrongPayer(Fault, frozen=True, kw_only=True, tag="wrong_payer"):
     payer: Text = "260960000999"
 
 
+class WrongWord(Fault, frozen=True, kw_only=True, tag="wrong_word"):
+    """Another word than the true one: the `words` in turn, from the first again after the last.
+
+    "paid", "failed" and "pending" become the provider's own; every other word is told as it stands.
+    """
+
+    operation: SpokenOperation = "status"
+    words: Words
+
+
+class PayerAs(Fault, frozen=True, kw_only=True, tag="payer_as"):
+    """The true number written otherwise: with stars, without its country, as a JSON number, or not at all."""
+
+    operation: ViewOperation = "any"
+    style: Masking
+
+
+class WrongReference(Fault, frozen=True, kw_only=True, tag="wrong_reference"):
+    """Our reference is not told, or another one is."""
+
+    operation: ViewOperation = "any"
+    told: Text | None = None
+
+
+class WrongTransaction(Fault, frozen=True, kw_only=True, tag="wrong_transaction"):
+    """All that it hits bear one transaction id of the provider's."""
+
+    operation: SpokenOperation = "any"
+    told: Text = "7000000007"
+
+
+class Garbled(Fault, frozen=True, kw_only=True, tag="garbled"):
+    """The true JSON, written so that readers disagree about it or fail."""
+
+    operation: WrittenOperation = "any"
+    style: Garbling
+
+
+class Queued(Fault, frozen=True, kw_only=True, tag="queued"):
+    """The request is lost, so it seems, and is carried out `ms` later; until then nobody knows of it.
+
+    Its client gets an error of this `status`, or a closed connection.
+    """
+
+    operation: CreateOperation = "create"
+    ms: Milliseconds
+    status: ErrorStatus | None = None
+
+
+class ChargedAmount(Fault, frozen=True, kw_only=True, tag="charged_amount"):
+    """Another amount moves than was asked for. The books hold what moved, and the provider tells it."""
+
+    operation: CreateOperation = "create"
+    amount: Amount
+
+
 class Lost(Fault, frozen=True, kw_only=True, tag="lost"):
     operation: CallbackOperation = "callback"
 
@@ -148,6 +222,26 @@ class Forged(Fault, frozen=True, kw_only=True, tag="forged"):
 
 class Unsigned(Fault, frozen=True, kw_only=True, tag="unsigned"):
     operation: CallbackOperation = "callback"
+
+
+class Claim(Fault, frozen=True, kw_only=True):
+    """A callback beside the true ones, from the provider itself unless `signed` says otherwise."""
+
+    operation: CallbackOperation = "callback"
+    ms: Milliseconds = 0
+    signed: bool | Literal["wrong"] = True
+
+
+class Premature(Claim, frozen=True, kw_only=True, tag="premature"):
+    """`ms` after the payment was created; with 0 before the request itself is answered."""
+
+    word: Text = "paid"
+
+
+class Contradicting(Claim, frozen=True, kw_only=True, tag="contradicting"):
+    """`ms` after the true one."""
+
+    word: Text = "failed"
 
 
 class NoDedupe(Fault, frozen=True, kw_only=True, tag="no_dedupe"):
@@ -186,12 +280,21 @@ AnyFault = (
     | WrongAmount
     | WrongCurrency
     | WrongPayer
+    | WrongWord
+    | PayerAs
+    | WrongReference
+    | WrongTransaction
+    | Garbled
+    | Queued
+    | ChargedAmount
     | Lost
     | Duplicated
     | Late
     | Reordered
     | Forged
     | Unsigned
+    | Premature
+    | Contradicting
     | NoDedupe
     | Payer
     | LateSuccess
@@ -212,6 +315,7 @@ class Cue:
     operation: str
     reference: str | None = None
     msisdn: str | None = None
+    product: str | None = None
 
 
 @dataclass(slots=True)
@@ -232,6 +336,7 @@ class _Entry:
             and fault.operation in ("any", cue.operation)
             and (fault.reference is None or fault.reference.lower() == (cue.reference or "").lower())
             and (fault.msisdn is None or fault.msisdn == cue.msisdn)
+            and (fault.product is None or fault.product == cue.product)
         )
 
 
@@ -258,6 +363,7 @@ class Faults:
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
         self._numbers = count(1)
+        self._hits: OrderedDict[tuple[str, str], dict[str, int]] = OrderedDict()
 
     def add(self, fault: AnyFault) -> dict[str, Any]:
         if len(self._entries) >= MAX_FAULTS:
@@ -278,8 +384,34 @@ class Faults:
             if entry.seen <= fault.skip:
                 continue
             entry.used += 1
+            self._note(cue, fault)
             return fault
         return None
+
+    def word(self, cue: Cue) -> str | None:
+        """The word that is told in place of the true one, if any."""
+        fault = self.take(cue, WrongWord)
+        if fault is None:
+            return None
+        used = next(entry.used for entry in self._entries.values() if entry.fault is fault)
+        return fault.words[(used - 1) % len(fault.words)]
+
+    def hits(self, *, reference: str | None = None, provider: str | None = None) -> list[dict[str, Any]]:
+        """Which payments were met, by what and how often; the oldest first."""
+        return [
+            {"provider": met[0], "reference": met[1], "faults": faults}
+            for met, faults in self._hits.items()
+            if provider in (None, met[0]) and (reference is None or reference.lower() == met[1].lower())
+        ]
+
+    def _note(self, cue: Cue, fault: Fault) -> None:
+        if cue.reference is None:
+            return
+        met = self._hits.setdefault((cue.provider, cue.reference[:200]), {})
+        kind = str(fault.__struct_config__.tag)
+        met[kind] = met.get(kind, 0) + 1
+        if len(self._hits) > MAX_HITS:
+            self._hits.popitem(last=False)
 
     def holds(self, fault: Fault) -> bool:
         return any(entry.fault is fault for entry in self._entries.values())

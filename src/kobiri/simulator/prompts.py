@@ -31,6 +31,21 @@ class Words:
     expired: tuple[str, str | None]
     no_funds: tuple[str, str | None]
     broken: tuple[str, str | None]
+    pending: str
+
+    def told(self, word: str | None, status: str, reason: str | None) -> tuple[str, str | None]:
+        """Status and reason as told: by a word of the faults', or the true ones. An unknown word stands as it is."""
+        match word:
+            case None:
+                return status, reason
+            case "paid":
+                return self.paid
+            case "failed":
+                return self.rejected
+            case "pending":
+                return self.pending, None
+            case _:
+                return word, reason
 
 
 def faulted(faults: Faults, cue: Cue, prompt_ms: int, words: Words) -> list[Verdict] | None:

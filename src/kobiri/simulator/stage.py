@@ -9,15 +9,15 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Generic, Literal, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar, assert_never
 
 import aiohttp
 import msgspec
 from aiohttp import web
 
 from kobiri.simulator import faults as f
-from kobiri.simulator.answers import Refused
-from kobiri.simulator.books import Books
+from kobiri.simulator.answers import Refused, garbled
+from kobiri.simulator.books import Books, Kind
 from kobiri.simulator.faults import Cue, Faults
 from kobiri.simulator.journal import Delivered, Journal, Received, clean, without_query
 
@@ -49,15 +49,43 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How a callback differs from the truth. Nothing set: the truth, properly signed."""
+    """How a callback, or a status answer, differs from the truth. Nothing set: the truth, properly signed.
+
+    `status` may be a provider's word or one of `prompts.Words.told`.
+    """
 
     status: str | None = None
     reason: str | None = None
     amount: str | None = None
     currency: str | None = None
     payer: str | None = None
+    payer_as: f.Masking | None = None
     external_id: str | None = None
+    nameless: bool = False
+    transaction_id: str | None = None
+    garbling: f.Garbling | None = None
     signed: bool | Literal["wrong"] = True
+
+    def reference(self, true: str | None) -> str | None:
+        """Our reference as it is told; None: it is not."""
+        return None if self.nameless else self.external_id or true
+
+    def wallet(self, true: str) -> str | int | None:
+        """The payer's number as it is told; None: it is not."""
+        told = self.payer or true
+        match self.payer_as:
+            case "masked":
+                return f"{told[:5]}*****{told[-2:]}"
+            case "national":
+                return told[-9:]
+            case "number":
+                return int(told) if told.isascii() and told.isdecimal() else told
+            case "absent":
+                return None
+            case None:
+                return told
+            case _:
+                assert_never(self.payer_as)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +184,27 @@ class Stage:
         self.current_options = options
         return options
 
-    def cue(self, operation: str, *, reference: str | None = None, msisdn: str | None = None) -> Cue:
-        return Cue(self.provider, operation, reference, msisdn)
+    def cue(
+        self, operation: str, *, reference: str | None = None, msisdn: str | None = None, product: str | None = None
+    ) -> Cue:
+        return Cue(self.provider, operation, reference, msisdn, product)
+
+    def charge(self, cue: Cue, *, amount: str, currency: str, msisdn: str, kind: Kind) -> str:
+        """Move money and book it under the cue's reference: what was asked for, unless a fault moves another amount.
+
+        Return the amount that moved.
+        """
+        fault = self.faults.take(cue, f.ChargedAmount)
+        moved = amount if fault is None else fault.amount
+        self.books.charge(
+            provider=self.provider,
+            reference=cue.reference or "",
+            amount=moved,
+            currency=currency,
+            msisdn=msisdn,
+            kind=kind,
+        )
+        return moved
 
     async def play(
         self, request: web.Request, cue: Cue, process: Callable[[], Awaitable[web.Response]]
@@ -169,7 +216,10 @@ class Stage:
         await self._delay(self.faults.take(cue, f.Latency))
         if (instead := await self._before(request, cue, process)) is not None:
             return instead
-        answer = await _processed(process)
+        if (queued := self.faults.take(cue, f.Queued)) is not None:
+            self._spawn(self._later(queued.ms, process))
+            return drop(request) if queued.status is None else self._error(f.ErrorBefore(status=queued.status))
+        answer = self._garbled(cue, await _processed(process))
         await self._delay(self.faults.take(cue, f.LatencyAfter))
         if (fault := self.faults.take(cue, f.ErrorAfter)) is not None:
             return self._error(fault)
@@ -199,14 +249,28 @@ class Stage:
             return web.Response(text=NOT_AN_API, content_type="text/html")
         return None
 
+    async def _later(self, ms: int, process: Callable[[], Awaitable[web.Response]]) -> None:
+        await self.pause(ms / 1000)
+        if not self.closing.is_set():
+            await _processed(process)
+
+    def _garbled(self, cue: Cue, answer: web.Response) -> web.Response:
+        if isinstance(answer.body, bytes) and answer.body.startswith(b"{"):
+            fault = self.faults.take(cue, f.Garbled)
+            answer.body = garbled(answer.body, None if fault is None else fault.style)
+        return answer
+
     def announce(self, cue: Cue, render: Render, *, stale_status: str) -> None:
         """Send a callback about a settled payment, with whatever goes wrong on its way."""
         self._spawn(self._announce(cue, render, stale_status))
 
     def forge_if_told(self, cue: Cue, render: Render, *, status: str) -> None:
-        """Play the stranger who claims that a payment succeeded."""
+        """Play the stranger who claims that a payment succeeded, and the provider that speaks too soon."""
         if (fault := self.faults.take(cue, f.Forged)) is not None:
-            self._spawn(self._forge(cue, render, status, fault.ms))
+            self._spawn(self._claim(cue, render, Change(status=status, signed="wrong"), fault.ms, "forged"))
+        if (early := self.faults.take(cue, f.Premature)) is not None:
+            change = replace(self.altered(cue), status=early.word, signed=early.signed)
+            self._spawn(self._claim(cue, render, change, early.ms, "premature"))
 
     async def deliver(self, outgoing: Outgoing, reference: str, kind: str) -> Delivered:
         """Send one callback until it is answered with 2xx or its tries are used up."""
@@ -248,6 +312,7 @@ class Stage:
             change = replace(change, signed=False)
         duplicated = self.faults.take(cue, f.Duplicated)
         reordered = self.faults.take(cue, f.Reordered)
+        contradicting = self.faults.take(cue, f.Contradicting)
         if (late := self.faults.take(cue, f.Late)) is not None:
             await self.pause(late.ms / 1000)
         reference = cue.reference or ""
@@ -259,21 +324,36 @@ class Stage:
         if reordered is not None:
             await self.pause(reordered.ms / 1000)
             await self.deliver(render(replace(change, status=stale_status)), reference, "stale")
+        if contradicting is not None:
+            other = replace(change, status=contradicting.word, signed=contradicting.signed)
+            await self._claim(cue, render, other, contradicting.ms, "contradicting")
 
     def altered(self, cue: Cue) -> Change:
-        """The lies that faults tell about a payment's facts, in a status or a callback."""
+        """The lies that faults tell about a payment, in a status or a callback."""
         amount = self.faults.take(cue, f.WrongAmount)
         currency = self.faults.take(cue, f.WrongCurrency)
         payer = self.faults.take(cue, f.WrongPayer)
+        payer_as = self.faults.take(cue, f.PayerAs)
+        reference = self.faults.take(cue, f.WrongReference)
+        transaction = self.faults.take(cue, f.WrongTransaction)
+        # An answer to a request is garbled as it leaves; a callback before it is signed.
+        garbling = self.faults.take(cue, f.Garbled) if cue.operation == "callback" else None
         return Change(
+            status=self.faults.word(cue),
             amount=None if amount is None else amount.amount,
             currency=None if currency is None else currency.currency,
             payer=None if payer is None else payer.payer,
+            payer_as=None if payer_as is None else payer_as.style,
+            external_id=None if reference is None else reference.told,
+            nameless=reference is not None and reference.told is None,
+            transaction_id=None if transaction is None else transaction.told,
+            garbling=None if garbling is None else garbling.style,
         )
 
-    async def _forge(self, cue: Cue, render: Render, status: str, after_ms: int) -> None:
+    async def _claim(self, cue: Cue, render: Render, change: Change, after_ms: int, kind: str) -> None:
+        """One more callback, that says what it is told to say."""
         await self.pause(after_ms / 1000)
-        await self.deliver(render(Change(status=status, signed="wrong")), cue.reference or "", "forged")
+        await self.deliver(render(change), cue.reference or "", kind)
 
     async def _deliver_once(self, outgoing: Outgoing, reference: str, kind: str) -> Delivered:
         answer: int | None = None
@@ -324,6 +404,8 @@ class Stage:
 
     def _error(self, fault: f.ErrorAnswer) -> web.Response:
         headers = {} if fault.retry_after_s is None else {"Retry-After": str(fault.retry_after_s)}
+        if fault.retry_after is not None:
+            headers["Retry-After"] = fault.retry_after
         if fault.body is not None or self.actor is None:
             response = web.Response(status=fault.status, body=(fault.body or "").encode())
             response.headers["Content-Type"] = fault.content_type

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Meta
 
 from kobiri.simulator import faults as f
-from kobiri.simulator.answers import Refused, json_answer, peek, same
+from kobiri.simulator.answers import Refused, garbled, json_answer, peek, same
 from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
 from kobiri.simulator.stage import CallbackOrder, Change, Options, OrderError, Outgoing, Stage
 
@@ -40,6 +40,7 @@ FINAL: Final = frozenset({TS, TF, TE})
 
 Kind = Literal["collection", "payout"]
 OPERATIONS: Final[Mapping[Kind, str]] = {"collection": "create", "payout": "payout"}
+PRODUCTS: Final[Mapping[Kind, str]] = {"collection": "collection", "payout": "disbursement"}
 SERIES: Final[Mapping[Kind, str]] = {"collection": "DP0080000", "payout": "DP0090000"}
 
 MESSAGES: Final[Mapping[str, str]] = {
@@ -74,6 +75,7 @@ WORDS: Final[Mapping[Kind, Words]] = {
         expired=(TE, "DP00800001029"),
         no_funds=(TF, "DP00800001007"),
         broken=(TF, "DP00800001009"),
+        pending=TIP,
     ),
     "payout": Words(
         paid=(TS, None),
@@ -81,6 +83,7 @@ WORDS: Final[Mapping[Kind, Words]] = {
         expired=(TE, "DP00900001005"),
         no_funds=(TF, "DP00900001007"),
         broken=(TF, "DP00900001005"),
+        pending=TIP,
     ),
 }
 
@@ -220,6 +223,7 @@ class Transaction:
     status: str = TIP
     reason: str | None = None
     airtel_money_id: str | None = None
+    moved: str | None = None
     refunded: bool = False
 
 
@@ -354,7 +358,7 @@ class AirtelSimulator:
         peeked = peek(body, CollectionRequest)
         reference = None if peeked is None else peeked.transaction.id
         msisdn = None if peeked is None else _international(peeked.subscriber.msisdn)
-        cue = self._stage.cue("create", reference=reference, msisdn=msisdn)
+        cue = self._stage.cue("create", reference=reference, msisdn=msisdn, product="collection")
 
         async def process() -> web.Response:
             if request.match_info["version"] not in self._options.now.collection_versions:
@@ -372,10 +376,18 @@ class AirtelSimulator:
             self._accept(transaction, self._collection_verdicts(transaction, cue))
             if digits == "504":
                 return _gateway_timeout()
-            data = {"transaction": {"id": transaction.id, "status": "SUCCESS"}}
-            return self._said("DP00800001006", "SUCCESS", success=True, data=data)
+            return self._collected(transaction, self._stage.faults.word(cue))
 
         return await self._stage.play(request, cue, process)
+
+    def _collected(self, transaction: Transaction, word: str | None) -> web.Response:
+        """The answer to a collection; it knows no word for one that is paid already."""
+        if word == "failed":
+            code = "DP00800001008"
+            return self._said(code, MESSAGES[code], code="400", success=False)
+        shown = "SUCCESS" if word in (None, "paid", "pending") else word
+        data = {"transaction": {"id": transaction.id, "status": shown}}
+        return self._said("DP00800001006", "SUCCESS", success=True, data=data)
 
     def _collection_verdicts(self, transaction: Transaction, cue: f.Cue) -> Sequence[Verdict]:
         """What will happen to a collection: its faults first, then its test number, and approval otherwise."""
@@ -402,7 +414,7 @@ class AirtelSimulator:
         peeked = peek(body, PayoutRequest)
         reference = None if peeked is None else peeked.transaction.id
         msisdn = None if peeked is None else _international(peeked.payee.msisdn)
-        cue = self._stage.cue("payout", reference=reference, msisdn=msisdn)
+        cue = self._stage.cue("payout", reference=reference, msisdn=msisdn, product="disbursement")
 
         async def process() -> web.Response:
             self._admit_signed(request, "payout", body)
@@ -412,7 +424,7 @@ class AirtelSimulator:
             self._accept(transaction, self._payout_verdicts(transaction, cue))
             if _test_digits(transaction) == "504":
                 return _gateway_timeout()
-            return self._view(transaction, Change(), first=True)
+            return self._view(transaction, Change(status=self._stage.faults.word(cue)), first=True)
 
         return await self._stage.play(request, cue, process)
 
@@ -494,9 +506,8 @@ class AirtelSimulator:
             self._paid[transaction.airtel_money_id] = transaction
             if len(self._paid) > self._stage.settings.max_payments:
                 self._paid.popitem(last=False)
-            self._stage.books.charge(
-                provider=self._stage.provider,
-                reference=transaction.id,
+            transaction.moved = self._stage.charge(
+                self._stage.cue(OPERATIONS[transaction.kind], reference=transaction.id, msisdn=transaction.msisdn),
                 amount=transaction.amount,
                 currency=CURRENCY,
                 msisdn=transaction.msisdn,
@@ -514,7 +525,7 @@ class AirtelSimulator:
         theirs = None if peeked is None else peeked.transaction.airtel_money_id
         original = self._paid.get(theirs or "")
         msisdn = None if original is None else original.msisdn
-        cue = self._stage.cue("refund", reference=theirs, msisdn=msisdn)
+        cue = self._stage.cue("refund", reference=theirs, msisdn=msisdn, product="collection")
 
         async def process() -> web.Response:
             self._admit_signed(request, "collection", body)
@@ -552,9 +563,8 @@ class AirtelSimulator:
         if verdict.status != TS:
             return
         collection.refunded = True
-        self._stage.books.charge(
-            provider=self._stage.provider,
-            reference=collection.airtel_money_id or "",
+        self._stage.charge(
+            self._stage.cue("refund", reference=collection.airtel_money_id, msisdn=collection.msisdn),
             amount=collection.amount,
             currency=CURRENCY,
             msisdn=collection.msisdn,
@@ -572,7 +582,8 @@ class AirtelSimulator:
     async def _enquire(self, request: web.Request, kind: Kind) -> web.Response:
         reference = request.match_info["id"]
         known = self._transactions.get(reference)
-        cue = self._stage.cue("status", reference=reference, msisdn=None if known is None else known.msisdn)
+        msisdn = None if known is None else known.msisdn
+        cue = self._stage.cue("status", reference=reference, msisdn=msisdn, product=PRODUCTS[kind])
 
         async def process() -> web.Response:
             self._admit(request, kind)
@@ -596,22 +607,24 @@ class AirtelSimulator:
         """The answer to a payout, and to an enquiry."""
         options = self._options.now
         series = SERIES[transaction.kind]
-        shown: dict[str, Any] = {"id": transaction.id, "status": transaction.status}
+        status, reason = WORDS[transaction.kind].told(change.status, transaction.status, transaction.reason)
+        shown: dict[str, Any] = {"id": change.reference(transaction.id), "status": status}
         success, result_code = True, "ESB000010"
-        match transaction.status:
+        match status:
             case "TS":
                 code = series + (options.paid_code if transaction.kind == "collection" else "1001")
-                shown["airtel_money_id"] = transaction.airtel_money_id
+                true = transaction.airtel_money_id or FORGED_AIRTEL_MONEY_ID
+                shown["airtel_money_id"] = change.transaction_id or true
                 success = options.success_beside_ts
             case "TIP":
                 code = f"{series}1006"
             case "TA":
-                code, success, result_code = transaction.reason or f"{series}1000", False, "ESB000001"
+                code, success, result_code = reason or f"{series}1000", False, "ESB000001"
             case _:
-                code, success, result_code = transaction.reason or f"{series}1005", False, "ESB000011"
-        message = _message(transaction, transaction.status, change)
+                code, success, result_code = reason or f"{series}1005", False, "ESB000011"
+        message = _message(transaction, status, reason, change)
         if first:
-            shown["reference_id"] = transaction.airtel_money_id or ""
+            shown["reference_id"] = change.transaction_id or transaction.airtel_money_id or ""
         else:
             shown["message"] = message
         return self._said(code, message, result_code=result_code, success=success, data={"transaction": shown})
@@ -686,14 +699,16 @@ class AirtelSimulator:
         retry_ms: tuple[int, ...] = (),
     ) -> Outgoing:
         options = self._options.now
-        status = change.status or status or transaction.status
+        words = WORDS[transaction.kind]
+        status, reason = words.told(change.status, status or transaction.status, transaction.reason)
         shown = {
-            "id": change.external_id or transaction.id,
-            "message": change.reason or _message(transaction, status, change),
+            "id": change.reference(transaction.id),
+            "message": change.reason or _message(transaction, status, reason, change),
             "status_code": status,
         }
         if status == TS:
-            shown["airtel_money_id"] = transaction.airtel_money_id or FORGED_AIRTEL_MONEY_ID
+            true = transaction.airtel_money_id or FORGED_AIRTEL_MONEY_ID
+            shown["airtel_money_id"] = change.transaction_id or true
         written = json.dumps(shown).encode()  # with spaces, so that it matters what is hashed
         key = options.callback_key.encode() if options.callback_key is not None and change.signed else None
         if change.signed == "wrong":
@@ -704,6 +719,7 @@ class AirtelSimulator:
             told = base64.b64encode(hmac.new(key, hashed, hashlib.sha256).digest())
             body = b'{"transaction": ' + written + b', "hash": "' + told + b'"}'
         headers = {"Content-Type": "application/json"}
+        body = garbled(body, change.garbling)
         return Outgoing(method=method, url=url, headers=headers, body=body, signed=key is not None, retry_ms=retry_ms)
 
     # Shared by all operations.
@@ -765,13 +781,13 @@ def _test_digits(transaction: Transaction) -> str:
     return national[-3:] if national[:-3] == TEST_BLOCK else ""
 
 
-def _message(transaction: Transaction, status: str, change: Change) -> str:
+def _message(transaction: Transaction, status: str, reason: str | None, change: Change) -> str:
     """The only place where an amount, a currency and a number are named."""
     if status in (TF, TE, TA):
-        return MESSAGES.get(transaction.reason or "", "The transaction failed.")
-    amount, currency = change.amount or transaction.amount, change.currency or CURRENCY
+        return MESSAGES.get(reason or "", "The transaction failed.")
+    amount, currency = change.amount or transaction.moved or transaction.amount, change.currency or CURRENCY
     said = "Paid" if status == TS else "In progress:"
-    return f"{said} {currency} {amount}, {change.payer or transaction.msisdn}."
+    return f"{said} {currency} {amount}, {change.wallet(transaction.msisdn) or 'a wallet'}."
 
 
 def _check_json(request: web.Request) -> None:

@@ -22,7 +22,7 @@ from aiohttp.typedefs import Handler
 from msgspec import Meta
 
 from kobiri.simulator import faults as f
-from kobiri.simulator.answers import Refused, header_text, json_answer, peek, same
+from kobiri.simulator.answers import Refused, garbled, header_text, json_answer, peek, same
 from kobiri.simulator.books import Kind
 from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
 from kobiri.simulator.stage import CallbackOrder, Change, Options, OrderError, Outgoing, Stage
@@ -163,6 +163,7 @@ WORDS: Final = Words(
     expired=(FAILED, "EXPIRED"),
     no_funds=(FAILED, "NOT_ENOUGH_FUNDS"),
     broken=(FAILED, "INTERNAL_PROCESSING_ERROR"),
+    pending=PENDING,
 )
 
 # An account that this simulator takes as it stands; demos and tests use it.
@@ -277,6 +278,7 @@ class Payment:
     status: str = PENDING
     reason: str | None = None
     financial_transaction_id: str | None = None
+    moved: str | None = None
     refunded: Decimal = Decimal(0)
 
     @property
@@ -427,14 +429,20 @@ class MtnSimulator:
         reference = request.headers.get("X-Reference-Id")
         body = await request.read()
         party = self._party_in(body, call)
+        msisdn = party.partyId if party else None
 
         async def process() -> web.Response:
             user, environment = self._admitted(request, _product(request))
             payment = self._new_payment(request, body, user, environment)
             self._accept(payment)
+            if (
+                self._stage.faults.word(self._stage.cue(OPERATIONS[call], reference=reference, msisdn=msisdn))
+                == "failed"
+            ):
+                return _momo(500, "PAYER_NOT_FOUND")
             return web.Response(status=202)
 
-        return await self._play(request, OPERATIONS[call], reference, party.partyId if party else None, process)
+        return await self._play(request, OPERATIONS[call], reference, msisdn, process)
 
     def _admitted(self, request: web.Request, product: Product) -> tuple[str, str]:
         """The API user and the target environment of a call that carries a token."""
@@ -526,9 +534,8 @@ class MtnSimulator:
             payment.status, payment.reason = FAILED, reason
             return
         payment.financial_transaction_id = str(next(self._transactions))
-        self._stage.books.charge(
-            provider=self._stage.provider,
-            reference=payment.reference,
+        payment.moved = self._stage.charge(
+            self._stage.cue(OPERATIONS[payment.call], reference=payment.reference, msisdn=payment.msisdn),
             amount=ask.amount,
             currency=ask.currency,
             msisdn=payment.msisdn or "",
@@ -645,7 +652,7 @@ class MtnSimulator:
         self, payment: Payment, change: Change, *, url: str, method: str | None, retry: bool = False
     ) -> Outgoing:
         options = self._options.now
-        body = msgspec.json.encode(_view(payment, change, options.reason_as))
+        body = garbled(msgspec.json.encode(_view(payment, change, options.reason_as)), change.garbling)
         headers = {"User-Agent": CALLBACK_AGENT, "Content-Type": "application/json; charset=utf-8"}
         secret = options.webhook_secret.encode() if options.webhook_secret is not None else None
         if change.signed == "wrong":
@@ -673,7 +680,9 @@ class MtnSimulator:
         msisdn: str | None,
         process: Callable[[], Awaitable[web.Response]],
     ) -> web.Response:
-        return await self._stage.play(request, self._stage.cue(operation, reference=reference, msisdn=msisdn), process)
+        product = request.match_info.get("product")
+        cue = self._stage.cue(operation, reference=reference, msisdn=msisdn, product=product)
+        return await self._stage.play(request, cue, process)
 
     def _check_subscription(self, request: web.Request, product: Product | None) -> None:
         """Without a product (provisioning) the key of any product will do."""
@@ -725,24 +734,25 @@ def _by_number(payment: Payment, options: MtnOptions) -> list[Verdict]:
 def _view(payment: Payment, change: Change, reason_as: str) -> dict[str, Any]:
     """The one body shape of a status answer and of a callback. It never holds the reference."""
     ask, party = payment.ask, payment.party
-    status = change.status or payment.status
+    status, reason = WORDS.told(change.status, payment.status, payment.reason)
     view: dict[str, Any] = {}
     if status == SUCCESSFUL and payment.call != "deposit":
-        view["financialTransactionId"] = payment.financial_transaction_id or FORGED_TRANSACTION
-    if (external_id := change.external_id or ask.externalId) is not None:
+        true = payment.financial_transaction_id or FORGED_TRANSACTION
+        view["financialTransactionId"] = change.transaction_id or true
+    if (external_id := change.reference(ask.externalId)) is not None:
         view["externalId"] = external_id
-    view["amount"] = change.amount or ask.amount
+    view["amount"] = change.amount or payment.moved or ask.amount
     view["currency"] = change.currency or ask.currency
-    if party is not None:
+    if party is not None and (wallet := change.wallet(party.partyId)) is not None:
         side = "payer" if payment.call == "requesttopay" else "payee"
-        view[side] = {"partyIdType": party.partyIdType, "partyId": change.payer or party.partyId}
+        view[side] = {"partyIdType": party.partyIdType, "partyId": wallet}
     if ask.payerMessage is not None:
         view["payerMessage"] = ask.payerMessage
     if ask.payeeNote is not None:
         view["payeeNote"] = ask.payeeNote
     view["status"] = status
     if status == FAILED:
-        code = change.reason or payment.reason or "INTERNAL_PROCESSING_ERROR"
+        code = change.reason or reason or "INTERNAL_PROCESSING_ERROR"
         as_object = {"code": code, "message": MESSAGES.get(code, code)}
         view["reason"] = as_object if reason_as == "object" else code
     return view

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Meta
 
 from kobiri.simulator import faults as f
-from kobiri.simulator.answers import Refused, json_answer, peek, same
+from kobiri.simulator.answers import Refused, garbled, json_answer, peek, same
 from kobiri.simulator.books import Kind
 from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
 from kobiri.simulator.stage import CallbackOrder, Change, Options, OrderError, Outgoing, Stage
@@ -30,6 +30,11 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 IDS: Final[Mapping[Kind, str]] = {"collection": "depositId", "payout": "payoutId", "refund": "refundId"}
 PATHS: Final[Mapping[Kind, str]] = {"collection": "deposits", "payout": "payouts", "refund": "refunds"}
 OPERATIONS: Final[Mapping[Kind, str]] = {"collection": "create", "payout": "payout", "refund": "refund"}
+PRODUCTS: Final[Mapping[Kind, str]] = {
+    "collection": "collection",
+    "payout": "disbursement",
+    "refund": "disbursement",
+}
 OPERATION_TYPES: Final[Mapping[Kind, str]] = {"collection": "DEPOSIT", "payout": "PAYOUT", "refund": "REFUND"}
 
 ACCEPTED, PROCESSING, ENQUEUED, COMPLETED, FAILED = "ACCEPTED", "PROCESSING", "ENQUEUED", "COMPLETED", "FAILED"
@@ -106,6 +111,7 @@ COLLECTION_WORDS: Final = Words(
     expired=(FAILED, "PAYMENT_NOT_APPROVED"),
     no_funds=(FAILED, "INSUFFICIENT_BALANCE"),
     broken=(FAILED, "UNSPECIFIED_FAILURE"),
+    pending=PROCESSING,
 )
 OUTGOING_WORDS: Final = Words(
     paid=(COMPLETED, None),
@@ -113,6 +119,7 @@ OUTGOING_WORDS: Final = Words(
     expired=(FAILED, "UNSPECIFIED_FAILURE"),
     no_funds=(FAILED, "PAWAPAY_WALLET_OUT_OF_FUNDS"),
     broken=(FAILED, "UNSPECIFIED_FAILURE"),
+    pending=PROCESSING,
 )
 
 # An account that this simulator takes as it stands; demos and tests use it.
@@ -219,6 +226,7 @@ class Payment:
     status: str = ACCEPTED
     reason: str | None = None
     transaction_id: str | None = None
+    moved: str | None = None
 
 
 def build(stage: Stage) -> web.Application:
@@ -267,7 +275,7 @@ class PawapaySimulator:
         async def create(request: web.Request) -> web.Response:
             body = await request.read()
             reference, msisdn = self._meant(kind, body)
-            cue = self._stage.cue(OPERATIONS[kind], reference=reference, msisdn=msisdn)
+            cue = self._stage.cue(OPERATIONS[kind], reference=reference, msisdn=msisdn, product=PRODUCTS[kind])
 
             async def process() -> web.Response:
                 self._check_token(request)
@@ -278,7 +286,7 @@ class PawapaySimulator:
                 payment = self._refund(new) if isinstance(new, NewRefund) else _checked(new)
                 self._check_open(payment)
                 self._accept(payment, cue)
-                return json_answer(200, _initiation(payment, ACCEPTED))
+                return _initiated(payment, self._stage.faults.word(cue))
 
             return await self._stage.play(request, cue, process)
 
@@ -335,9 +343,8 @@ class PawapaySimulator:
 
     def _verdicts(self, payment: Payment, cue: f.Cue) -> list[Verdict]:
         """What will happen to a payment: its faults first, then its test number, and success otherwise."""
-        words = COLLECTION_WORDS if payment.kind == "collection" else OUTGOING_WORDS
         prompt_ms = self._options.now.prompt_ms
-        told = faulted(self._stage.faults, cue, prompt_ms, words)
+        told = faulted(self._stage.faults, cue, prompt_ms, _words(payment.kind))
         if told is not None:
             return told
         return [] if payment.status == ENQUEUED else _by_number(payment, prompt_ms)
@@ -346,9 +353,8 @@ class PawapaySimulator:
         payment.status, payment.reason = verdict.status, verdict.reason
         if verdict.status == COMPLETED:
             payment.transaction_id = str(next(self._transactions))
-            self._stage.books.charge(
-                provider=self._stage.provider,
-                reference=payment.id,
+            payment.moved = self._stage.charge(
+                self._stage.cue(OPERATIONS[payment.kind], reference=payment.id, msisdn=payment.msisdn),
                 amount=payment.amount,
                 currency=payment.currency,
                 msisdn=payment.msisdn,
@@ -365,7 +371,7 @@ class PawapaySimulator:
             payment_id = request.match_info["id"].lower()
             payment = self._payments[kind].get(payment_id)
             msisdn = payment.msisdn if payment is not None else None
-            cue = self._stage.cue("status", reference=payment_id, msisdn=msisdn)
+            cue = self._stage.cue("status", reference=payment_id, msisdn=msisdn, product=PRODUCTS[kind])
 
             async def process() -> web.Response:
                 self._check_token(request)
@@ -525,7 +531,7 @@ class PawapaySimulator:
 
     def _outgoing(self, payment: Payment, change: Change, *, url: str, method: str, retry: bool = False) -> Outgoing:
         options = self._options.now
-        body = msgspec.json.encode(_view(payment, change))
+        body = garbled(msgspec.json.encode(_view(payment, change)), change.garbling)
         headers = {"Content-Type": CALLBACK_TYPE}
         signed = bool(change.signed) and options.callback_signatures != "off"
         if signed or change.signed == "wrong":
@@ -597,14 +603,29 @@ def _initiation(payment: Payment, status: str) -> dict[str, Any]:
     return {IDS[payment.kind]: payment.id, "status": status, "created": _time(payment.created_at)}
 
 
+def _words(kind: Kind) -> Words:
+    return COLLECTION_WORDS if kind == "collection" else OUTGOING_WORDS
+
+
+def _initiated(payment: Payment, word: str | None) -> web.Response:
+    """The answer to a request that was taken; it knows no word for one that is paid already."""
+    if word == "failed":
+        return _rejected(payment.kind, payment.id, _words(payment.kind).rejected[1] or "")
+    status = ACCEPTED if word in (None, "paid", "pending") else word
+    return json_answer(200, _initiation(payment, status))
+
+
 def _view(payment: Payment, change: Change) -> dict[str, Any]:
     """The one shape of a status answer's `data` and of a callback."""
-    status = change.status or payment.status
-    details = {"phoneNumber": change.payer or payment.msisdn, "provider": payment.provider}
+    status, reason = _words(payment.kind).told(change.status, payment.status, payment.reason)
+    details: dict[str, Any] = {"provider": payment.provider}
+    if (wallet := change.wallet(payment.msisdn)) is not None:
+        details = {"phoneNumber": wallet, **details}
+    reference = change.reference(payment.id)
     view: dict[str, Any] = {
-        IDS[payment.kind]: payment.id,
+        **({} if reference is None else {IDS[payment.kind]: reference}),
         "status": status,
-        "amount": change.amount or payment.amount,
+        "amount": change.amount or payment.moved or payment.amount,
         "currency": change.currency or payment.currency,
         "country": "ZMB",
         "payer" if payment.kind == "collection" else "recipient": {"type": "MMO", "accountDetails": details},
@@ -613,9 +634,9 @@ def _view(payment: Payment, change: Change) -> dict[str, Any]:
     if payment.message is not None:
         view["customerMessage"] = payment.message
     if status == COMPLETED:
-        view["providerTransactionId"] = payment.transaction_id or FORGED_TRANSACTION
+        view["providerTransactionId"] = change.transaction_id or payment.transaction_id or FORGED_TRANSACTION
     if status == FAILED:
-        view["failureReason"] = _reason(change.reason or payment.reason or "UNSPECIFIED_FAILURE")
+        view["failureReason"] = _reason(change.reason or reason or "UNSPECIFIED_FAILURE")
     return view
 
 

@@ -19,6 +19,7 @@ from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
 from kobiri.simulator.stage import HANG_POLL_S, CallbackOrder, OrderError, Outgoing, Stage, drop
 
 CURRENCY: Final = "ZMW"
+OPERATIONS: Final[Mapping[str, str]] = {"collection": "create", "payout": "payout"}
 BASES: Final = ("", "/ZampayRest", "/ZampayRestProd")
 
 PAID: Final = "0"
@@ -49,6 +50,7 @@ PAYER_WORDS: Final = Words(
     expired=(UNABLE, None),
     no_funds=("2006", None),
     broken=(UNABLE, None),
+    pending=UNABLE,
 )
 PAYEE_WORDS: Final = Words(
     paid=(PAID, None),
@@ -56,6 +58,7 @@ PAYEE_WORDS: Final = Words(
     expired=(UNABLE, None),
     no_funds=("2006", None),
     broken=(UNABLE, None),
+    pending=UNABLE,
 )
 
 AMOUNT: Final = re.compile(r"[0-9]{1,15}(\.[0-9]{1,2})?", re.ASCII)
@@ -152,8 +155,9 @@ class ZamtelSimulator:
 
     async def _move(self, request: web.Request, kind: Literal["collection", "payout"]) -> web.Response:
         given = _parameters(request)
-        operation = "create" if kind == "collection" else "payout"
-        cue = self._stage.cue(operation, reference=given.get("ConversationId"), msisdn=given.get("Msisdn"))
+        reference, msisdn = given.get("ConversationId"), given.get("Msisdn")
+        product = "collection" if kind == "collection" else "disbursement"
+        cue = self._stage.cue(OPERATIONS[kind], reference=reference, msisdn=msisdn, product=product)
 
         async def process() -> web.Response:
             self._admit(given, kind)
@@ -162,7 +166,7 @@ class ZamtelSimulator:
             )
             # A key of its own for each request: the same ConversationId twice is two movements.
             self._movements.add(f"{movement.reference} {next(self._numbers)}", movement, self._verdicts(movement, cue))
-            return await self._answered(request, movement)
+            return await self._answered(request, movement, cue)
 
         return await self._stage.play(request, cue, process)
 
@@ -205,9 +209,8 @@ class ZamtelSimulator:
             if movement.code is None and movement.hung_up and not self._options.now.charge_after_hangup:
                 return
             movement.transaction_id = str(next(self._transactions))
-            self._stage.books.charge(
-                provider=self._stage.provider,
-                reference=movement.reference,
+            self._stage.charge(
+                self._stage.cue(OPERATIONS[movement.kind], reference=movement.reference, msisdn=movement.msisdn),
                 amount=movement.amount,
                 currency=CURRENCY,
                 msisdn=movement.msisdn,
@@ -217,7 +220,7 @@ class ZamtelSimulator:
             movement.code = code
         movement.answered.set()
 
-    async def _answered(self, request: web.Request, movement: Movement) -> web.Response:
+    async def _answered(self, request: web.Request, movement: Movement, cue: f.Cue) -> web.Response:
         """Wait for the payer as long as the client does."""
         forgotten = self._forgotten
         while not movement.answered.is_set():
@@ -225,7 +228,12 @@ class ZamtelSimulator:
                 return drop(request, "hung")
             with suppress(TimeoutError):
                 await asyncio.wait_for(movement.answered.wait(), HANG_POLL_S)
-        return self._answer(movement.code or UNABLE, movement.transaction_id)
+        words = PAYER_WORDS if movement.kind == "collection" else PAYEE_WORDS
+        code, _ = words.told(self._stage.faults.word(cue), movement.code or UNABLE, None)
+        transaction_id = movement.transaction_id if code == PAID else None
+        if (fault := self._stage.faults.take(cue, f.WrongTransaction)) is not None:
+            transaction_id = fault.told
+        return self._answer(code, transaction_id)
 
     def _answer(self, code: str, transaction_id: str | None) -> web.Response:
         answer: dict[str, Any] = {"message": MESSAGES.get(code, code)}
