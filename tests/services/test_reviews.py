@@ -13,10 +13,13 @@ from aiohttp import web
 from kobiri import net
 from kobiri.domain import webhook
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
-from kobiri.domain.ids import PaymentId, new_id
-from kobiri.services import reviews
+from kobiri.domain.ids import PaymentId, TenantId, new_id
+from kobiri.domain.outcome import Declined, FailureCode
+from kobiri.services import checking, outcomes, reviews
 from kobiri.services.reviews import Decision, Operator
-from tests.api.steps import age, charged, check, eventually, gateway, history, ledger, read, until
+from kobiri.store import payments
+from kobiri.store.payments import Author
+from tests.api.steps import age, charged, check, eventually, gateway, history, ledger, make_due, read, until
 from tests.conftest import Api, ApiFactory, Simulator
 from tests.worker.test_unaskable import PAYER as ZAMTEL_PAYER
 from tests.worker.test_unaskable import prompt, zamtel
@@ -63,6 +66,7 @@ async def test_a_person_settles_what_no_provider_can_tell(
     api, payment_id = await lost_at_zamtel(make_api, simulator)
     (case,) = await reviews.queue(gateway(api).db)
     assert (case.tenant, case.payment.id, case.payment.review) == ("shop", payment_id, "unresolved")
+    await age(api.database, "2 minutes")
 
     await resolve(api, payment_id, decision, "ZK-4711")
 
@@ -115,9 +119,61 @@ async def test_what_may_still_arrive_is_not_declared_failed(api: Api, simulator:
         await resolve(api, payment_id, "failed")
     with pytest.raises(Conflict, match="does not know it"):
         await resolve(api, payment_id, "successful")
-    await age(api.database, "10 minutes")
+    await age(api.database, "11 minutes")  # one to be sent, one in the provider's queue, ten more
+    with pytest.raises(Conflict, match="may still arrive"):
+        await resolve(api, payment_id, "failed")
+    await age(api.database, "1 minute")
     await resolve(api, payment_id, "failed")
     assert (await read(api, payment_id))["failure"]["code"] == "resolved_by_operator"
+
+
+@pytest.mark.parametrize("decision", ["successful", "failed"])
+async def test_a_person_waits_for_what_may_be_on_its_way(api: Api, simulator: Simulator, decision: Decision) -> None:
+    """The provider's status is mute, and a send is open, or the worker may begin one."""
+    payment_id = await lost_at_mtn(api, simulator)
+    await simulator.fault(kind="error_before", operation="status", status=503)
+    for moment in ("send_before = now() + interval '1 s'", "sent_until = now() + interval '1 s'",
+                   "sent_until = now() - interval '58 s'"):  # fmt: skip
+        await api.database.fetch("UPDATE payments SET send_before = now() - interval '1 h', sent_until = NULL")
+        await api.database.fetch(f"UPDATE payments SET {moment}")
+        with pytest.raises(Conflict, match=r"decide after \d\d:\d\d:\d\d UTC"):
+            await resolve(api, payment_id, decision)
+    await api.database.fetch("UPDATE payments SET sent_until = now() - interval '61 s'")
+    await make_due(api.database)
+    (claim,) = await checking.claim_due(gateway(api), 10)
+    with pytest.raises(Conflict, match="decide after"):  # a worker is about to ask
+        await resolve(api, payment_id, decision)
+    await checking.resume(gateway(api), claim)
+    await resolve(api, payment_id, decision)
+    assert (await read(api, payment_id))["status"] == decision.upper()
+
+
+async def test_a_person_who_was_overtaken_by_a_send_waits_for_it(api: Api, simulator: Simulator) -> None:
+    payment_id = await lost_at_mtn(api, simulator)
+    await age(api.database, "2 minutes")
+    tenant_id = TenantId(api.tenant_id)
+    async with gateway(api).db.tenant_transaction(tenant_id) as tx:
+        seen = await payments.get(tx, tenant_id, PaymentId(payment_id))
+    assert seen is not None
+    await api.database.fetch("UPDATE payments SET version = version + 1, sent_until = now() + interval '9 s'")
+    failed = Declined(FailureCode.RESOLVED_BY_OPERATOR)
+    with pytest.raises(Conflict, match="on its way"):
+        await outcomes.resolve(gateway(api).db, seen.payment, failed, WHY, Author(ACTOR))
+    assert (await read(api, payment_id))["status"] == "TIMEOUT"
+
+
+async def test_what_the_provider_had_and_lost_is_not_declared_failed_within_a_day(
+    api: Api, simulator: Simulator
+) -> None:
+    await simulator.fault(kind="payer", decision="ignore")
+    payment_id = (await api.pay()).json()["id"]
+    await simulator.fault(kind="not_found_for", operation="status", ms=86_400_000)
+    await age(api.database, "1 hour")
+    await check(api)
+    with pytest.raises(Conflict, match="wait a day"):
+        await resolve(api, payment_id, "failed")
+    await age(api.database, "23 hours")
+    await resolve(api, payment_id, "failed")
 
 
 async def test_a_success_of_another_amount_is_no_success_and_its_money_waits_in_suspense(
@@ -130,6 +186,7 @@ async def test_a_success_of_another_amount_is_no_success_and_its_money_waits_in_
     assert (await read(api, payment["id"]))["review"] == "mismatched"
     with pytest.raises(Conflict, match="another amount"):
         await resolve(api, payment["id"], "successful")
+    await age(api.database, "2 minutes")
     await resolve(api, payment["id"], "failed")
     assert (await read(api, payment["id"]))["status"] == "FAILED"
     assert await ledger(api, payment["id"]) == {"provider:mtn": 900, "suspense": -900}
@@ -161,6 +218,7 @@ async def test_a_settled_mismatch_is_closed_by_who_has_seen_it(api: Api, simulat
 
 async def test_of_two_persons_one_decides(make_api: ApiFactory, simulator: Simulator) -> None:
     api, payment_id = await lost_at_zamtel(make_api, simulator)
+    await age(api.database, "2 minutes")
     decisions: list[Decision] = ["successful", "failed", "successful", "failed"]
     said = await asyncio.gather(*(resolve(api, payment_id, word) for word in decisions), return_exceptions=True)
     assert [type(one) for one in said if one is not None] == [Conflict] * 3

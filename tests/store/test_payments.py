@@ -13,7 +13,7 @@ from kobiri.domain.errors import ReferenceInUse
 from kobiri.domain.ids import LeaseToken, PaymentId, new_id, new_provider_reference
 from kobiri.domain.money import Money
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Outcome, Source, Succeeded, Unknown
-from kobiri.domain.payment import Change, Payment, Status, transition
+from kobiri.domain.payment import Change, EventDraft, Payment, Status, transition
 from kobiri.store import idempotency, payments
 from kobiri.store.db import Database, LockTimeout
 from kobiri.store.payments import Answer, Filter
@@ -48,6 +48,7 @@ async def test_t1_stores_key_payment_and_event_together(db: Database, database: 
         send_before=asked.send_before,
         expires_at=asked.expires_at,
         created_at=asked.created_at,
+        sent_until=None,
         next_run_at=None,
     ) == replace(asked, next_run_at=None)
     event = (await database.fetch("SELECT * FROM events WHERE subject_id = $1", asked.id))[0]
@@ -80,6 +81,9 @@ async def test_t1_counts_its_times_by_the_databases_clock(db: Database) -> None:
         now + 15 * MINUTE,
         now + timedelta(seconds=7),
     )
+    assert stored.sent_until == stored.next_run_at, "it may be sent until its lease ends"
+    unsent = await insert(db, make_payment(tenant_id, attempt=0, lease_token=None))
+    assert unsent.sent_until is None
 
 
 async def test_a_used_key_stores_nothing_at_all(db: Database, database: TestDatabase) -> None:
@@ -272,23 +276,30 @@ async def test_an_attempt_begins_under_a_live_lease_of_ones_own(db: Database) ->
 
     assert begun is not None
     assert (begun.payment.attempt, begun.payment.version) == (payment.attempt + 1, payment.version + 1)
-    assert begun.payment.next_run_at == begun.now + timedelta(seconds=30)
+    assert begun.payment.next_run_at == begun.payment.sent_until == begun.now + timedelta(seconds=30)
     assert begun.payment == (await get(db, payment)).payment
 
 
-@pytest.mark.parametrize("why", ["another's lease", "no lease", "an old version", "a lease that ended"])
-async def test_no_attempt_begins_with(db: Database, why: str) -> None:
+@pytest.mark.parametrize("why", ["another's lease", "no lease", "an old version", "a lease that ended", "an old order"])
+async def test_no_attempt_begins_with(db: Database, database: TestDatabase, why: str) -> None:
     first_run_in = timedelta(seconds=-1) if why == "a lease that ended" else MINUTE
     payment = await insert(db, make_payment(await make_tenant(db)), first_run_in=first_run_in)
+    if why == "an old order":
+        await database.fetch("UPDATE payments SET send_before = now()")
+        payment = (await get(db, payment)).payment
     believed = {
         "another's lease": replace(payment, lease_token=LeaseToken(new_id())),
         "no lease": replace(payment, lease_token=None),
         "an old version": replace(payment, version=payment.version - 1),
         "a lease that ended": payment,
+        "an old order": payment,
     }[why]
+    other = replace(believed, provider="other", provider_reference=new_provider_reference())
+    event = EventDraft("payment.rerouted", {})
 
     async with db.tenant_transaction(payment.tenant_id) as tx:
         assert await payments.begin_attempt(tx, believed, MINUTE) is None
+        assert await payments.switch_road(tx, believed, other, "no connection", event, AUTHOR, MINUTE) is None
 
     assert (await get(db, payment)).payment == payment
 

@@ -123,7 +123,8 @@ async def test_a_migration_that_cannot_get_a_table_gives_up_and_changes_nothing(
     before = await asyncio.to_thread(schema, database.owner_dsn)
     payments = await asyncpg.connect(database.owner_dsn)
     try:
-        await payments.execute("BEGIN; SELECT * FROM provider_accounts")
+        tables = await database.value("SELECT string_agg(tablename, ', ') FROM pg_tables WHERE schemaname = 'public'")
+        await payments.execute(f"BEGIN; LOCK TABLE {tables} IN ACCESS SHARE MODE")
         with pytest.raises(DatabaseRefused, match="lock timeout"):
             await revert(database)
         await payments.execute("ROLLBACK")

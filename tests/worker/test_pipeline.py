@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from kobiri import app as kobiri_app
 from kobiri.domain.allowance import BUDGET_FULL
 from kobiri.domain.breaker import IN_A_ROW
 from kobiri.domain.ids import PaymentId, TenantId
@@ -175,6 +176,9 @@ async def test_three_not_founds_over_ten_minutes_end_it(api: Api, simulator: Sim
     await simulator.fault(kind="reset_before", operation="create", times=PASSES)
     payment = await sent_unknown(api)
     await age(api.database, "61 seconds")
+    await check(api)
+    assert (await api.database.value("SELECT not_founds FROM payments")) == 0  # MTN may have it in a queue
+    await age(api.database, "60 seconds")
     for _ in range(4):
         await check(api)
     assert (await read(api, payment["id"]))["status"] == "TIMEOUT"  # often enough, but too quickly
@@ -186,6 +190,27 @@ async def test_three_not_founds_over_ten_minutes_end_it(api: Api, simulator: Sim
     done = await read(api, payment["id"])
     assert (done["status"], done["failure"]["code"]) == ("FAILED", "not_received")
     await charged(simulator, payment["provider_reference"], times=0)
+
+
+async def test_a_firm_no_that_overtakes_the_request_fails_nothing(make_api: ApiFactory, simulator: Simulator) -> None:
+    """Sent late in its window, to a provider so slow that it is asked before the request is in its books."""
+    values = {
+        name.lower(): value
+        for name, value in kobiri_app.simulated_environment(simulator.url).items()
+        if name.startswith("PAWAPAY_")
+    }
+    api = await make_api(**values, pawapay_timeout_seconds=1, payment_send_within_seconds=1)
+    await simulator.fault(provider="pawapay", kind="latency", operation="create", ms=2_500)
+    payment = (await api.pay(payer="260971234567", headers={"prefer": "respond-async"})).json()
+    assert payment["provider"] == "pawapay"
+    assert await work(api) == 1
+    for _ in range(3):
+        await check(api)
+        assert (await read(api, payment["id"]))["status"] == "TIMEOUT"
+    assert len([r for r in await simulator.requests(provider="pawapay") if r["operation"] == "status"]) == 3
+    await charged(simulator, payment["provider_reference"])
+    await until(api, payment["id"], "SUCCESSFUL")
+    assert await ledger(api, payment["id"]) == {"provider:pawapay": 1_000, "merchant_available": -1_000}
 
 
 async def test_not_found_before_send_before_does_not_count(api: Api, simulator: Simulator) -> None:

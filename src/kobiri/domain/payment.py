@@ -30,8 +30,10 @@ from kobiri.domain.outcome import (
     Unknown,
 )
 
-NOT_FOUNDS = 3  # this many soft not-founds …
-NOT_FOUND_SPAN = timedelta(minutes=10)  # … over this time, after send_before, mean that it never arrived
+SEND_MARGIN = timedelta(minutes=1)  # a provider may queue what it was sent for so long
+# So many not-founds over so much time, counted from the end of the last possible send, mean that nothing arrived.
+SOFT_PROOF = (3, timedelta(minutes=10))
+FIRM_PROOF = (2, timedelta(minutes=3))
 REVIEW_AFTER = timedelta(hours=1)  # an outcome unknown for so long is given to a person
 
 
@@ -75,6 +77,7 @@ class Payment:
     send_before: datetime
     expires_at: datetime
     created_at: datetime
+    sent_until: datetime | None = None  # no byte of a send that was allowed leaves later; None: none was
     account_id: AccountId | None = None  # None: the platform's account
     reference: str | None = None
     description: str | None = None
@@ -228,6 +231,24 @@ def may_take_another_road(payment: Payment, outcome: Outcome, now: datetime) -> 
     )
 
 
+def sends_end(payment: Payment) -> datetime:
+    """From when on nothing that was sent, or may still be sent, can arrive at the provider for the first time."""
+    return max(payment.send_before, payment.sent_until or payment.send_before) + SEND_MARGIN
+
+
+def may_arrive_until(payment: Payment, *, firm: bool) -> datetime:
+    """From when on a not-found can prove that nothing arrived. `firm`: as in NotFound."""
+    _, span = FIRM_PROOF if firm else SOFT_PROOF
+    return sends_end(payment) + span
+
+
+def person_waits_until(payment: Payment) -> datetime:
+    """From when on a person may decide: no send is open or allowed any more, and nobody has the right to call."""
+    if payment.lease_token is None or payment.next_run_at is None:
+        return sends_end(payment)
+    return max(sends_end(payment), payment.next_run_at)
+
+
 def agrees(payment: Payment, said: Succeeded) -> bool:
     """Whether a success is this payment's own: its amount and payer, as far as they are named."""
     return _mismatch(payment, said) is None
@@ -335,14 +356,16 @@ def _not_sent(payment: Payment, outcome: NotSent, source: Source, now: datetime,
 
 
 def _not_found(payment: Payment, outcome: NotFound, source: Source, now: datetime, jitter: float) -> Change | None:
-    if source is not Source.CHECK or payment.accepted_at is not None or now < payment.send_before:
-        # Nobody had asked, or it was acknowledged, or it may still arrive, or be sent again: it proves nothing yet.
-        return _wait(payment, (), source, now, jitter)
+    if source is not Source.CHECK or payment.accepted_at is not None:
+        return _wait(payment, (), source, now, jitter)  # nobody had asked, or it was acknowledged: it proves nothing
+    if now < sends_end(payment):
+        return _wait(payment, (), source, now, jitter, at_latest=sends_end(payment))
+    times, span = FIRM_PROOF if outcome.firm else SOFT_PROOF
     first = payment.first_not_found_at or now
     after = replace(payment, not_founds=payment.not_founds + 1, first_not_found_at=first)
-    if outcome.firm or (after.not_founds >= NOT_FOUNDS and now - first >= NOT_FOUND_SPAN):
+    if after.not_founds >= times and now - first >= span:
         return _fail(after, FailureCode.NOT_RECEIVED, None, source, now)
-    return _wait(after, (), source, now, jitter)
+    return _wait(after, (), source, now, jitter, at_latest=first + span)
 
 
 def _unknown(payment: Payment, outcome: Unknown, source: Source, now: datetime, jitter: float) -> Change | None:
@@ -381,8 +404,12 @@ def _wait(
     jitter: float,
     *,
     calls_back: bool = False,
+    at_latest: datetime | None = None,
 ) -> Change | None:
-    """Not final: set the next check, and notice what has lasted too long."""
+    """Not final: set the next check, and notice what has lasted too long.
+
+    `at_latest`: when the next question can tell more than this one could.
+    """
     checks = payment.checks + 1 if source is Source.CHECK else payment.checks
     status, review = payment.status, payment.review
     if status is Status.PENDING and now >= payment.expires_at:
@@ -392,6 +419,7 @@ def _wait(
         review = Review.UNRESOLVED
         events += (EventDraft("payment.review_needed", {"reason": review}),)
     delay = schedule.check_delay(checks, jitter, acknowledged=payment.accepted_at is not None, calls_back=calls_back)
+    due = now + delay if at_latest is None or at_latest <= now else min(now + delay, at_latest)
     # A callback, a statement or a person may come while a lease is held, which they must not cut short.
     keeps_schedule = source not in (Source.SEND, Source.CHECK)
     after = replace(
@@ -400,7 +428,7 @@ def _wait(
         review=review,
         checks=checks,
         version=payment.version + 1,
-        next_run_at=payment.next_run_at if keeps_schedule else now + delay,
+        next_run_at=payment.next_run_at if keeps_schedule else due,
         lease_token=payment.lease_token if keeps_schedule else None,
     )
     return None if keeps_schedule and not events else Change(after, events, keeps_schedule=keeps_schedule)

@@ -11,7 +11,7 @@ import structlog
 from kobiri.domain.errors import Busy, Conflict
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.outcome import Finding, Outcome, Source
-from kobiri.domain.payment import Change, Payment, earlier_road_speaks, resolved, transition
+from kobiri.domain.payment import Change, Payment, earlier_road_speaks, person_waits_until, resolved, transition
 from kobiri.domain.payment import seen as close_review
 from kobiri.store import idempotency, payments
 from kobiri.store.db import CommitUnknown, Database, LockTimeout
@@ -51,12 +51,18 @@ async def apply(
 
 
 async def resolve(db: Database, payment: Payment, outcome: Outcome, reason: str, author: Author) -> Payment:
-    """Settle a payment by a person's word, with the reason in the same commit. Raises Conflict: final by now."""
+    """Settle a payment by a person's word, with the reason in the same commit.
+
+    Raises Conflict: it is final by now, or a send is open or may still begin.
+    """
     async with db.tenant_transaction(payment.tenant_id) as tx:
         read = await payments.get(tx, payment.tenant_id, payment.id)
     assert read is not None, "payments are never deleted"
 
     def decide(payment: Payment, now: datetime) -> Change | None:
+        until = person_waits_until(payment)
+        if not payment.is_final and now < until:
+            raise Conflict(f"A request may still be on its way to the provider: decide after {until:%H:%M:%S} UTC.")
         return resolved(payment, outcome, reason, now, random.random())
 
     after, written = await _write(db, read.payment, decide, Source.PERSON, read.now, author, no_answer)

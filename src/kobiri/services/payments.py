@@ -253,6 +253,7 @@ async def _record_once(gateway: Gateway, entry: _Entry) -> _Recorded | UsedKey:
             send_before=created_at + gateway.send_within,
             expires_at=created_at + gateway.expires_after,
             next_run_at=created_at + entry.first_run_in,
+            sent_until=created_at + entry.first_run_in if payment.attempt else None,
         )
         if not payment.attempt:
             await idempotency.answer(tx, recorded, Answer(use.key, WAITING, gateway.render(recorded)))

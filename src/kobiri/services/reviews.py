@@ -1,8 +1,8 @@
 """What only a person can settle: the queue, its evidence, the decision, and the word to the operator."""
 
 import time
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Literal, TypeAlias, assert_never
 
@@ -15,7 +15,7 @@ from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import PaymentId
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Finding, Outcome, Source, Succeeded, Unknown
 from kobiri.domain.outcome import NotFound as NotKnown
-from kobiri.domain.payment import NOT_FOUND_SPAN, Payment, Status, agrees
+from kobiri.domain.payment import Payment, Status, agrees, may_arrive_until
 from kobiri.services import outcomes
 from kobiri.services.gateway import Gateway
 from kobiri.store import callbacks, events, payments, tenants
@@ -104,17 +104,22 @@ async def resolve(
         raise Conflict("This payment is on its way: its provider's word is expected, and a person's would be a guess.")
     finding = await _ask(gateway, payment)
     read = await _read(gateway, payment)
-    refusal = contradiction(payment, decision, finding, read.now - payment.created_at)
+    refusal = contradiction(read.payment, decision, finding, read.now)
     if refusal is not None:
         await _apply_found(gateway, payment, finding, author)
         raise Conflict(refusal)
-    return await outcomes.resolve(gateway.db, payment, _word(payment, decision, finding, their_id), reason, author)
+    try:
+        return await outcomes.resolve(gateway.db, payment, _word(payment, decision, finding, their_id), reason, author)
+    except Conflict:  # a person waits for what is on its way, the provider's word need not
+        await _apply_found(gateway, payment, finding, author)
+        raise
 
 
 def contradiction(  # noqa: PLR0911  # one return for each word that a provider may say
-    payment: Payment, decision: Decision, finding: Finding, age: timedelta
+    payment: Payment, decision: Decision, finding: Finding, now: datetime
 ) -> str | None:
     """Why a person may not decide this against what the provider says now; None: it says nothing against it."""
+    is_old = now - payment.created_at >= PATIENCE
     match finding:
         case Succeeded() if agrees(payment, finding):
             return None if decision == "successful" else "The provider says that it was paid; that stands now."
@@ -124,11 +129,13 @@ def contradiction(  # noqa: PLR0911  # one return for each word that a provider 
             return None if decision == "failed" else "The provider says that it failed; that stands now."
         case NotKnown() if decision == "successful":
             return "The provider does not know it."
+        case NotKnown() if payment.accepted_at is not None:
+            return None if is_old else "The provider had it and does not know it now: wait a day for its word."
         case NotKnown():
-            still_possible = not finding.firm and age < NOT_FOUND_SPAN
-            return "It may still arrive at the provider: wait ten minutes." if still_possible else None
+            until = may_arrive_until(payment, firm=finding.firm)
+            return None if now >= until else f"It may still arrive at the provider: decide after {until:%H:%M:%S} UTC."
         case Accepted():
-            return None if age >= PATIENCE else "The provider says that it is still in progress: wait for its word."
+            return None if is_old else "The provider says that it is still in progress: wait for its word."
         case Unknown():
             return None
         case _:
@@ -173,7 +180,8 @@ async def _apply_found(gateway: Gateway, payment: Payment, finding: Finding, aut
     if isinstance(finding, Unknown):
         return payment
     read = await _read(gateway, payment)
-    return await outcomes.apply(gateway.db, read.payment, finding, Source.CHECK, read.now, author)
+    unheld = replace(read.payment, lease_token=None)  # the lease that may stand there is a worker's
+    return await outcomes.apply(gateway.db, unheld, finding, Source.CHECK, read.now, author)
 
 
 # --- the word to the operator ---------------------------------------------------------------------------------------

@@ -143,13 +143,14 @@ async def _call(gateway: Gateway, road: Road, payment: Payment, committed_at: fl
     if time.monotonic() - committed_at > SEND_AT_ONCE_S:
         return NotSent("this process was held up", outage=False)
     within_s = _longest_s(road, payment) if outlives_the_client(road, payment) else ends_at - time.monotonic()
-    dedupes = road.operation(payment.kind).dedupes
+    # What dedupes may be repeated for a while, and still not after the time that the commit told.
+    dedupes, lease_s = road.operation(payment.kind).dedupes, lease(road, payment).total_seconds()
     try:
         async with gateway.calls.track():
             return await road.send(
                 _collection(payment),
                 within_s=within_s,
-                first_byte_before=None if dedupes else committed_at + SEND_AT_ONCE_S,
+                first_byte_before=committed_at + (lease_s if dedupes else SEND_AT_ONCE_S),
             )
     except TimeoutError:
         askable = road.operation(payment.kind).status_query != "none"

@@ -51,9 +51,10 @@ WITH claimed AS (
     INSERT INTO payments (
         tenant_id, id, mode, kind, status, amount_minor, currency, payer, network, provider, account_fingerprint,
         provider_reference, reference, description, metadata, callback_url, attempt, send_before, expires_at,
-        next_run_at, lease_token, account_id)
+        next_run_at, lease_token, sent_until, account_id)
     SELECT $1, payment_id, $2, $9, 'PENDING', $10, $11, $12, $13, $14, $15, $16, $17, $18, $19::jsonb, $20,
-        $21, now() + $22::interval, now() + $23::interval, now() + $24::interval, $25, $31
+        $21, now() + $22::interval, now() + $23::interval, now() + $24::interval, $25,
+        CASE WHEN $25::uuid IS NOT NULL THEN now() + $24::interval END, $31
     FROM claimed
     RETURNING id, created_at
 ), noted AS (
@@ -206,12 +207,13 @@ async def write(tx: Tx, before: Payment, change: Change, author: Author, answer:
     return bool(written)
 
 
-# The commit that precedes a send. The lease is checked by the database's clock: who was paused may not send.
+# The commit that precedes a send. Lease and order are checked by the database's clock: who was paused may not send.
+# With each of these commits stands until when its bytes may leave, for what is concluded from a not-found afterwards.
 BEGIN_ATTEMPT = """
 UPDATE payments
 SET attempt = attempt + 1, sent_before = sent_before OR (attempt > 0 AND NOT unsent), unsent = false,
-    version = version + 1, next_run_at = now() + $5::interval
-WHERE tenant_id = $1 AND id = $2 AND version = $3 AND lease_token = $4 AND next_run_at > now()
+    version = version + 1, next_run_at = now() + $5::interval, sent_until = now() + $5::interval
+WHERE tenant_id = $1 AND id = $2 AND version = $3 AND lease_token = $4 AND next_run_at > now() AND send_before > now()
 RETURNING *, now() AS now
 """
 
@@ -221,10 +223,11 @@ SWITCH_ROAD = """
 WITH switched AS (
     UPDATE payments p
     SET provider = $5, account_id = $6, account_fingerprint = $7, provider_reference = $8, attempt = p.attempt + 1,
-        unsent = false, version = p.version + 1, next_run_at = now() + $9::interval
+        unsent = false, version = p.version + 1, next_run_at = now() + $9::interval, sent_until = now() + $9::interval
     FROM payments old
     WHERE p.tenant_id = $1 AND p.id = $2 AND p.version = $3 AND p.lease_token = $4 AND p.next_run_at > now()
-      AND NOT p.sent_before AND p.accepted_at IS NULL AND old.tenant_id = p.tenant_id AND old.id = p.id
+      AND p.send_before > now() AND NOT p.sent_before AND p.accepted_at IS NULL
+      AND old.tenant_id = p.tenant_id AND old.id = p.id
     RETURNING p.*, now() AS now, old.attempt AS old_attempt, old.provider AS old_provider,
         old.account_id AS old_account_id, old.account_fingerprint AS old_fingerprint,
         old.provider_reference AS old_reference
@@ -478,6 +481,7 @@ def payment_from(row: Record) -> Payment:
         provider_reference=ProviderReference(str(row["provider_reference"])),
         send_before=row["send_before"],
         expires_at=row["expires_at"],
+        sent_until=row["sent_until"],
         created_at=row["created_at"],
         reference=row["reference"],
         description=row["description"],

@@ -35,6 +35,7 @@ from kobiri.domain.payment import (
     Status,
     Step,
     created,
+    may_arrive_until,
     may_send_again,
     next_step,
     transition,
@@ -44,6 +45,7 @@ from kobiri.domain.schedule import check_delay, send_delay
 T0 = datetime(2026, 2, 1, 8, 0, tzinfo=UTC)
 SEND_BEFORE = T0 + timedelta(seconds=60)
 EXPIRES = T0 + timedelta(minutes=15)
+SEND_TAKES = timedelta(seconds=15)
 TICK = timedelta(microseconds=1)
 
 OURS = Money(100_050, "ZMW")
@@ -138,13 +140,14 @@ def changes_nothing(
     return tell(payment, Word(outcome, source, now, attempts_ago=attempts_ago)).change is None
 
 
-def begin(payment: Payment) -> Payment:
+def begin(payment: Payment, now: datetime = T0) -> Payment:
     """The commit before each send, as `store.payments.begin_attempt` writes it."""
     return replace(
         payment,
         attempt=payment.attempt + 1,
         sent_before=payment.sent_before or (payment.attempt > 0 and not payment.unsent),
         unsent=False,
+        sent_until=now + SEND_TAKES,
         version=payment.version + 1,
     )
 
@@ -204,9 +207,10 @@ words_of_findings = st.builds(
 )
 any_words = st.lists(words, max_size=16)
 open_orders = st.builds(
-    lambda status, attempt, unsent, sent_before, accepted: order(
+    lambda status, attempt, unsent, sent_before, accepted, sent_until: order(
         status=status,
         attempt=attempt,
+        sent_until=T0 + timedelta(seconds=sent_until) if sent_until else None,
         unsent=unsent,
         sent_before=sent_before and attempt > 1,
         accepted_at=T0 if accepted and attempt else None,
@@ -216,6 +220,7 @@ open_orders = st.builds(
     st.booleans(),
     st.booleans(),
     st.booleans(),
+    st.sampled_from([0, 15, 59, 74, 125]),
 )
 closed_orders = st.builds(
     lambda status, review: order(status=status, review=review, completed_at=T0, next_run_at=None, lease_token=None),
@@ -355,8 +360,11 @@ def test_a_repeated_final_word_changes_nothing(start: Payment, said: list[Word])
 
 @given(open_orders, st.lists(words_of_findings, max_size=16))
 @quick
-def test_not_received_needs_a_firm_no_or_three_soft_ones_over_ten_minutes(start: Payment, said: list[Word]) -> None:
+def test_not_received_needs_two_firm_ones_or_three_soft_ones_well_after_the_last_send(
+    start: Payment, said: list[Word]
+) -> None:
     heard: list[datetime] = []
+    ended = max(SEND_BEFORE, start.sent_until or T0) + timedelta(minutes=1)
     for moment in history(start, said):
         word = moment.word
         if isinstance(word.outcome, Accepted):
@@ -364,15 +372,16 @@ def test_not_received_needs_a_firm_no_or_three_soft_ones_over_ten_minutes(start:
         counts = (
             isinstance(word.outcome, NotFound)
             and word.source is Source.CHECK
-            and word.now >= SEND_BEFORE
+            and word.now >= ended
             and not moment.before.accepted_at
         )
         if counts:
             heard.append(word.now)
         if moment.before.is_final:
             continue
-        enough = len(heard) >= 3 and word.now - heard[0] >= timedelta(minutes=10)
-        proven = counts and isinstance(word.outcome, NotFound) and (word.outcome.firm or enough)
+        firm = isinstance(word.outcome, NotFound) and word.outcome.firm
+        times, minutes = (2, 3) if firm else (3, 10)
+        proven = counts and len(heard) >= times and word.now - heard[0] >= timedelta(minutes=minutes)
         assert moment.after.is_final == proven
         if moment.became is Status.FAILED:
             assert moment.after.failure_code == FailureCode.NOT_RECEIVED
@@ -568,7 +577,7 @@ def test_a_refused_repeat_is_no_word_about_the_first_request() -> None:
 @pytest.mark.parametrize("source", Source)
 def test_a_mismatch_shows_that_the_request_was_received(source: Source) -> None:
     doubted = order(status=Status.TIMEOUT, not_founds=2, first_not_found_at=SEND_BEFORE)
-    later = SEND_BEFORE + timedelta(minutes=10)
+    later = SEND_BEFORE + timedelta(minutes=12)
     known = say(doubted, Succeeded("TX1", Money(700, "ZMW"), PAYER), source, later).after
     assert (known.accepted_at, known.not_founds, known.first_not_found_at) == (later, 0, None)
     assert not may_send_again(known, dedupes=True, account_fingerprint=FINGERPRINT, now=T0)
@@ -689,21 +698,49 @@ def test_doubt_is_asked_about_sooner_than_what_is_acknowledged_and_a_callback_is
     assert wait(Unknown("reset")) < wait(Accepted()) < wait(Accepted(calls_back=True))
 
 
-def test_soft_not_founds_fail_a_payment_to_the_microsecond() -> None:
-    payment = order(status=Status.TIMEOUT)
-    for minutes in (0, 5):
-        payment = say(payment, NotFound(), Source.CHECK, SEND_BEFORE + timedelta(minutes=minutes)).after
-    almost = say(payment, NotFound(), Source.CHECK, SEND_BEFORE + timedelta(minutes=10) - TICK).after
-    assert almost.status is Status.TIMEOUT
-    assert say(payment, NotFound(), Source.CHECK, SEND_BEFORE + timedelta(minutes=10)).after.status is Status.FAILED
-    two = order(status=Status.TIMEOUT, not_founds=1, first_not_found_at=SEND_BEFORE)
-    assert say(two, NotFound(), Source.CHECK, EXPIRES).after.status is Status.TIMEOUT
+@pytest.mark.parametrize(("firm", "heard_after"), [(False, [0, 5, 10]), (True, [0, 3])])
+def test_not_founds_fail_a_payment_to_the_microsecond(firm: bool, heard_after: list[int]) -> None:
+    payment, minute = order(status=Status.TIMEOUT, sent_until=SEND_BEFORE + SEND_TAKES), timedelta(minutes=1)
+    ended = SEND_BEFORE + SEND_TAKES + minute
+    for minutes in heard_after[:-1]:
+        payment = say(payment, NotFound(firm), Source.CHECK, ended + minutes * minute).after
+    last = ended + heard_after[-1] * minute
+    assert payment.next_run_at is not None
+    assert payment.next_run_at <= last
+    assert may_arrive_until(payment, firm=firm) == last
+    assert say(payment, NotFound(firm), Source.CHECK, last - TICK).after.status is Status.TIMEOUT
+    assert say(payment, NotFound(firm), Source.CHECK, last).after.status is Status.FAILED
+    too_few = replace(payment, not_founds=payment.not_founds - 1)
+    assert say(too_few, NotFound(firm), Source.CHECK, last + minute).after.status is Status.TIMEOUT
+    heard_of = say(payment, Accepted(), Source.CHECK, last).after
+    assert say(heard_of, NotFound(firm), Source.CHECK, last + 60 * minute).after.status is Status.TIMEOUT
 
 
 @pytest.mark.parametrize("firm", [False, True])
-def test_a_not_found_before_send_before_counts_for_nothing(firm: bool) -> None:
-    after = say(order(status=Status.TIMEOUT), NotFound(firm), Source.CHECK, SEND_BEFORE - TICK).after
+@pytest.mark.parametrize("sent_until", [None, T0 + SEND_TAKES, SEND_BEFORE, SEND_BEFORE + SEND_TAKES])
+def test_a_not_found_before_the_end_of_the_last_send_counts_for_nothing(
+    firm: bool, sent_until: datetime | None
+) -> None:
+    doubted = order(status=Status.TIMEOUT, sent_until=sent_until)
+    ended = max(SEND_BEFORE, sent_until or T0) + timedelta(minutes=1)
+    after = say(doubted, NotFound(firm), Source.CHECK, ended - TICK).after
     assert (after.status, after.not_founds, after.first_not_found_at) == (Status.TIMEOUT, 0, None)
+    assert after.next_run_at == ended, "the first question that can tell anything is asked then"
+    assert say(doubted, NotFound(firm), Source.CHECK, ended).after.not_founds == 1
+
+
+@pytest.mark.parametrize(("firm", "minutes"), [(True, 7), (False, 14)])
+@given(jitter=jitters)
+@quick
+def test_what_never_arrived_fails_in_some_minutes(firm: bool, minutes: int, jitter: float) -> None:
+    payment = say(order(sent_until=T0 + SEND_TAKES), Unknown("reset"), Source.SEND, T0 + SEND_TAKES).after
+    while not payment.is_final:
+        assert payment.next_run_at is not None
+        word = Word(NotFound(firm), Source.CHECK, payment.next_run_at + timedelta(milliseconds=20), jitter)
+        payment = tell(payment, word).after
+    assert payment.completed_at is not None
+    assert payment.completed_at - T0 <= timedelta(minutes=minutes)
+    assert payment.checks <= 20
 
 
 @pytest.mark.parametrize("firm", [False, True])
@@ -903,22 +940,22 @@ class HonestProvider(RuleBasedStateMachine):
     @precondition(may_send)
     @rule(told=st.booleans())
     def send_is_not_sent(self, told: bool) -> None:
-        self.payment = begin(self.payment)
+        self.payment = begin(self.payment, self.now)
         self.answer(NOT_SENT, told=told)
 
     @precondition(may_send)
     @rule(refused=st.booleans(), answered=st.booleans(), told=st.booleans())
     def send_arrives(self, refused: bool, answered: bool, told: bool) -> None:
         self.reached += 1
-        self.payment = begin(self.payment)
+        self.payment = begin(self.payment, self.now)
         answer = self.arrive(refused_unrecorded=refused)
         self.answer(answer if answered else Unknown("reset"), told=told)
 
     @precondition(may_send)
-    @rule(seconds=st.integers(1, 300), told=st.booleans())
+    @rule(seconds=st.integers(1, 250), told=st.booleans())
     def send_is_under_way(self, seconds: int, told: bool) -> None:
         self.reached += 1
-        self.payment = begin(self.payment)
+        self.payment = begin(self.payment, self.now)
         self.in_flight.append(self.now + timedelta(seconds=seconds))
         self.answer(Unknown("deadline"), told=told)
 
@@ -936,8 +973,8 @@ class HonestProvider(RuleBasedStateMachine):
     @rule(silent=st.booleans(), firm=st.booleans())
     def worker_asks(self, silent: bool, firm: bool) -> None:
         finding = self.found()
-        if firm and finding == NotFound() and not self.in_flight:
-            finding = NotFound(firm=True)
+        if firm and finding == NotFound():
+            finding = NotFound(firm=True)  # it believes so, and has not looked into its own queue
         self.hear(Unknown("reset") if silent else finding, Source.CHECK)
 
     @precondition(lambda self: self.book != "nothing")
