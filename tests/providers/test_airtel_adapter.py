@@ -364,19 +364,19 @@ async def test_an_answer_may_ask_for_rest(airtel: Airtel, provider: AirtelProvid
 
 
 @pytest.mark.parametrize(
-    ("on_key", "reason", "outage"),
+    ("on_key", "reason", "refused"),
     [
         (answer(200, {"status": {"response_code": "DP02010001000"}}), "HTTP 200 DP02010001000", False),
-        (answer(503), "HTTP 503", True),
-        (drop, "the connection was closed without an answer", True),
-        (answer(401), "a fresh token was refused", False),
+        (answer(503), "HTTP 503", False),
+        (drop, "the connection was closed without an answer", False),
+        (answer(401), "a fresh token was refused", True),
     ],
 )
 async def test_without_a_key_nothing_that_needs_it_is_sent(
-    airtel: Airtel, provider: AirtelProvider, on_key: Respond, reason: str, outage: bool
+    airtel: Airtel, provider: AirtelProvider, on_key: Respond, reason: str, refused: bool
 ) -> None:
     airtel.on_key = on_key
-    assert await send(provider, PAYOUT) == NotSent(f"no encryption key: {reason}", outage=outage)
+    assert await send(provider, PAYOUT) == NotSent(f"no encryption key: {reason}", outage=not refused, refused=refused)
     assert airtel.money == []
     assert await send(provider) == Accepted()
 
@@ -512,7 +512,7 @@ async def test_a_question_survives_a_refused_token(airtel: Airtel, provider: Air
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_refused_fresh_token_is_unknown(airtel: Airtel, provider: AirtelProvider, status: int) -> None:
     airtel.on_money = answer(status, INVALID_TOKEN)
-    assert await send(provider) == Unknown("a fresh token was refused", outage=False)
+    assert await send(provider) == Unknown("a fresh token was refused", outage=False, refused=True)
     assert len(airtel.money) == 2
 
 
@@ -529,14 +529,14 @@ async def test_a_refund_leaves_once_even_when_the_token_is_refused(
 
 async def test_another_403_is_not_about_the_token(airtel: Airtel, provider: AirtelProvider) -> None:
     airtel.on_money = answer(403, {"error": "IP address not allowed: 192.0.2.7"})
-    assert await send(provider) == Unknown("HTTP 403", outage=False)
+    assert await send(provider) == Unknown("HTTP 403", outage=False, refused=True)
     assert len(airtel.money) == len(airtel.tokens) == 1
 
 
 async def test_without_a_token_nothing_is_sent(airtel: Airtel, provider: AirtelProvider) -> None:
     airtel.on_token = answer(400, {"error": "invalid_client"})
-    assert await send(provider) == NotSent("no token: HTTP 400 invalid_client", outage=False)
-    assert await find(provider) == Unknown("no token: HTTP 400 invalid_client", outage=False)
+    assert await send(provider) == NotSent("no token: HTTP 400 invalid_client", outage=False, refused=True)
+    assert await find(provider) == Unknown("no token: HTTP 400 invalid_client", outage=False, refused=True)
     assert await provider.check(within_s=5) == "no token: HTTP 400 invalid_client"
     assert len(airtel.seen) == len(airtel.tokens) == 3
 

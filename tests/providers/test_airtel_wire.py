@@ -196,9 +196,7 @@ def test_no_key_is_a_reason_to_send_nothing() -> None:
     assert wire.read_key(200, nonsense, NOW) == NotSent(
         "The encryption key is not the base64 of an RSA public key.", outage=False
     )
-    assert wire.read_key(200, refused("DP02010001000"), NOW) == NotSent(
-        "no encryption key: HTTP 200 DP02010001000", outage=False
-    )
+    assert wire.read_key(200, refused("DP02010001000"), NOW) == NotSent("no encryption key: HTTP 200 DP02010001000")
     assert wire.read_key(503, b"", NOW) == NotSent("no encryption key: HTTP 503")
     assert wire.read_key(401, b"", NOW) == wire.TokenRefused()
 
@@ -257,8 +255,8 @@ NO_ROUTE = b'{"message":"no Route matched with those values"}'
         (400, b'{"status_message":"Timed out","status_code":"ROUTER117"}', Unknown("HTTP 400 ROUTER117", False)),
         (401, b"", wire.TokenRefused()),
         (403, INVALID_TOKEN, wire.TokenRefused()),
-        (403, NOT_WHITELISTED, Unknown("HTTP 403", outage=False)),
-        (403, b"You cannot consume this service", Unknown("HTTP 403", outage=False)),
+        (403, NOT_WHITELISTED, Unknown("HTTP 403", outage=False, refused=True)),
+        (403, b"You cannot consume this service", Unknown("HTTP 403", outage=False, refused=True)),
         (404, NO_ROUTE, Unknown("HTTP 404")),
         (404, refused(dp008(1007)), Unknown(f"HTTP 404 {dp008(1007)}")),
         (408, b"", Unknown("HTTP 408")),
@@ -267,8 +265,8 @@ NO_ROUTE = b'{"message":"no Route matched with those values"}'
         (503, b"", Unknown("HTTP 503")),
         (504, body("SUCCESS", dp008(1006)), Unknown(f"HTTP 504 SUCCESS {dp008(1006)}")),
         (200, b"<html>", Unknown("HTTP 200")),
-        (200, b'{"status":"SUCCESS"}', Unknown("HTTP 200")),
-        (200, b'{"data":{"transaction":{"status":"SUCCESS","status":"SUCCESS"}}}', Unknown("HTTP 200")),
+        (200, b'{"status":"SUCCESS"}', Unknown("HTTP 200", outage=False)),
+        (200, b'{"data":{"transaction":{"status":"SUCCESS","status":"SUCCESS"}}}', Unknown("HTTP 200", outage=False)),
         (200, b"{}", Unknown("HTTP 200", outage=False)),
         (200, b"null", Unknown("HTTP 200")),
     ],
@@ -428,17 +426,18 @@ def test_a_life_is_a_text_or_a_number(expires_in: bytes, life_s: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "content", "reason", "outage"),
+    ("status", "content", "reason", "refused"),
     [
-        (400, b'{"error":"invalid_client"}', "no token: HTTP 400 invalid_client", False),
-        (503, b"", "no token: HTTP 503", True),
-        (200, b"", "no token: HTTP 200", True),
+        (400, b'{"error":"invalid_client"}', "no token: HTTP 400 invalid_client", True),
+        (503, b"", "no token: HTTP 503", False),
+        (429, b"", "no token: HTTP 429", False),
+        (200, b"", "no token: HTTP 200", False),
         (200, b'{"access_token":"a\\r\\nX-Evil: 1"}', "no token: HTTP 200", False),
-        (401, b'{"access_token":"abc"}', "no token: HTTP 401", False),
+        (401, b'{"access_token":"abc"}', "no token: HTTP 401", True),
     ],
 )
-def test_no_token_is_a_reason_to_send_nothing(status: int, content: bytes, reason: str, outage: bool) -> None:
-    assert wire.read_token(status, content) == NotSent(reason, outage=outage)
+def test_no_token_is_a_reason_to_send_nothing(status: int, content: bytes, reason: str, refused: bool) -> None:
+    assert wire.read_token(status, content) == NotSent(reason, outage=not refused, refused=refused)
 
 
 # --- callbacks ------------------------------------------------------------------------------------------------------

@@ -406,9 +406,9 @@ async def test_after_its_moment_no_payout_leaves(mtn: Mtn, request_: Request) ->
 async def test_an_address_that_is_not_allowed_is_unknown(mtn: Mtn) -> None:
     mtn.on_create = mtn.on_status = answer(403, {"code": "FORBIDDEN IP", "message": "no"})
     async with provider_at(mtn.url, **DISBURSEMENT) as provider:
-        assert await send(provider, PAYOUT) == Unknown("HTTP 403 FORBIDDEN IP", outage=False)
+        assert await send(provider, PAYOUT) == Unknown("HTTP 403 FORBIDDEN IP", outage=False, refused=True)
         found = await provider.find("payout", REFERENCE, within_s=10)
-    assert found == Unknown("HTTP 403 FORBIDDEN IP", outage=False)
+    assert found == Unknown("HTTP 403 FORBIDDEN IP", outage=False, refused=True)
 
 
 async def test_a_check_names_the_product_that_refuses(mtn: Mtn) -> None:
@@ -508,20 +508,20 @@ async def test_an_ended_token_is_not_used(mtn: Mtn, provider: MtnProvider, clock
 
 
 @pytest.mark.parametrize(
-    ("status", "content", "reason"),
+    ("status", "content", "reason", "refused"),
     [
-        (500, {"error": "login_failed"}, "no token: HTTP 500 login_failed"),
-        (401, {"statusCode": 401, "message": "Access denied"}, "no token: HTTP 401"),
-        (200, {"access_token": "a\nb"}, "no token: HTTP 200"),
-        (200, None, "no token: HTTP 200"),
+        (500, {"error": "login_failed"}, "no token: HTTP 500 login_failed", True),
+        (401, {"statusCode": 401, "message": "Access denied"}, "no token: HTTP 401", True),
+        (200, {"access_token": "a\nb"}, "no token: HTTP 200", False),
+        (200, None, "no token: HTTP 200", False),
     ],
 )
 async def test_without_a_token_nothing_is_sent(
-    mtn: Mtn, provider: MtnProvider, status: int, content: object, reason: str
+    mtn: Mtn, provider: MtnProvider, status: int, content: object, reason: str, refused: bool
 ) -> None:
     mtn.on_token = answer(status, content)
-    assert await collect(provider) == NotSent(reason)
-    assert await find(provider) == Unknown(reason)
+    assert await collect(provider) == NotSent(reason, outage=not refused, refused=refused)
+    assert await find(provider) == Unknown(reason, outage=not refused, refused=refused)
     assert len(mtn.seen) == len(mtn.tokens) == 2
 
 
@@ -590,7 +590,7 @@ async def test_a_late_refusal_of_an_old_token_costs_no_new_one(mtn: Mtn, provide
 
 async def test_a_refused_fresh_token_is_unknown(mtn: Mtn, provider: MtnProvider) -> None:
     mtn.on_create = answer(401)
-    assert await collect(provider) == Unknown("HTTP 401 with a fresh token", outage=False)
+    assert await collect(provider) == Unknown("HTTP 401 with a fresh token", outage=False, refused=True)
     assert len(mtn.creates) == 2
 
 

@@ -175,9 +175,9 @@ def test_a_callback_url_travels_only_where_there_is_one() -> None:
         (503, b'{"code":"SERVICE_UNAVAILABLE"}', Unknown("HTTP 503 SERVICE_UNAVAILABLE")),
         (503, b'{"code":"NOT_ALLOWED"}', Unknown("HTTP 503 NOT_ALLOWED")),
         (200, b"", Unknown("HTTP 200")),
-        (201, b"{}", Unknown("HTTP 201")),
+        (201, b"{}", Unknown("HTTP 201", outage=False)),
         (307, b"", Unknown("HTTP 307")),
-        (403, b"<html>", Unknown("HTTP 403", outage=False)),
+        (403, b"<html>", Unknown("HTTP 403", outage=False, refused=True)),
         (404, b'{"code":"RESOURCE_NOT_FOUND"}', Unknown("HTTP 404 RESOURCE_NOT_FOUND", outage=False)),
         (429, b'{"statusCode":429,"message":"Rate limit is exceeded."}', Unknown("HTTP 429", outage=False)),
     ],
@@ -190,8 +190,13 @@ def test_answers_to_a_request_to_pay(status: int, body: bytes, outcome: object) 
     ("kind", "status", "body", "outcome"),
     [
         # Refused at the door, most likely; but nobody promises that this is said before the money moves.
-        ("payout", 403, b'{"code":"FORBIDDEN IP","message":"no"}', Unknown("HTTP 403 FORBIDDEN IP", outage=False)),
-        ("refund", 403, b"<html>", Unknown("HTTP 403", outage=False)),
+        (
+            "payout",
+            403,
+            b'{"code":"FORBIDDEN IP","message":"no"}',
+            Unknown("HTTP 403 FORBIDDEN IP", outage=False, refused=True),
+        ),
+        ("refund", 403, b"<html>", Unknown("HTTP 403", outage=False, refused=True)),
         ("payout", 422, b"", Declined(FailureCode.PAYEE_NOT_FOUND)),
         ("refund", 422, b"", Declined(FailureCode.PROVIDER_REJECTED)),
         ("payout", 500, b'{"code":"PAYEE_NOT_FOUND"}', Declined(FailureCode.PAYEE_NOT_FOUND, "PAYEE_NOT_FOUND")),
@@ -220,17 +225,17 @@ def test_only_documented_refusals_decline_a_500() -> None:
         (200, dump(financialTransactionId=None), Succeeded(None, Money(10_000, "ZMW"), "260961234567")),
         (200, dump(payer=None), Succeeded("363440463", Money(10_000, "ZMW"), None)),
         (200, dump(payer="+260 961234567"), SUCCEEDED),
-        (200, dump(externalId=OTHER), Unknown("the answer is about another reference")),
-        (200, dump(externalId=None), Unknown("the answer is about another reference")),
-        (200, dump(amount="1e2"), Unknown("the amount cannot be read")),
-        (200, dump(amount="100.001"), Unknown("the amount cannot be read")),
-        (200, dump(amount=None), Unknown("the amount cannot be read")),
-        (200, dump(amount=True), Unknown("a field has an unexpected type")),
-        (200, dump(currency="zmw"), Unknown("the amount cannot be read")),
-        (200, dump(currency=None), Unknown("the amount cannot be read")),
-        (200, dump(payer=EMAIL), Unknown("the payer is not a phone number")),
-        (200, dump(payer={"partyIdType": "MSISDN"}), Unknown("the payer cannot be read")),
-        (200, dump(payer=[]), Unknown("a field has an unexpected type")),
+        (200, dump(externalId=OTHER), Unknown("the answer is about another reference", outage=False)),
+        (200, dump(externalId=None), Unknown("the answer is about another reference", outage=False)),
+        (200, dump(amount="1e2"), Unknown("the amount cannot be read", outage=False)),
+        (200, dump(amount="100.001"), Unknown("the amount cannot be read", outage=False)),
+        (200, dump(amount=None), Unknown("the amount cannot be read", outage=False)),
+        (200, dump(amount=True), Unknown("a field has an unexpected type", outage=False)),
+        (200, dump(currency="zmw"), Unknown("the amount cannot be read", outage=False)),
+        (200, dump(currency=None), Unknown("the amount cannot be read", outage=False)),
+        (200, dump(payer=EMAIL), Unknown("the payer is not a phone number", outage=False)),
+        (200, dump(payer={"partyIdType": "MSISDN"}), Unknown("the payer cannot be read", outage=False)),
+        (200, dump(payer=[]), Unknown("a field has an unexpected type", outage=False)),
         (200, dump(status="FAILED"), Declined(FailureCode.PROVIDER_ERROR)),
         (200, dump(status="FAILED", reason="EXPIRED"), Declined(FailureCode.PAYER_TIMEOUT, "EXPIRED")),
         (
@@ -248,26 +253,26 @@ def test_only_documented_refusals_decline_a_500() -> None:
             dump(status="FAILED", reason="NEW\0\ud800WORD" + "X" * 99),
             Declined(FailureCode.PROVIDER_ERROR, "NEWWORD" + "X" * 57),
         ),
-        (200, dump(status="FAILED", reason=7), Unknown("a field has an unexpected type")),
-        (200, dump(status="FAILED", externalId=OTHER), Unknown("the answer is about another reference")),
+        (200, dump(status="FAILED", reason=7), Unknown("a field has an unexpected type", outage=False)),
+        (200, dump(status="FAILED", externalId=OTHER), Unknown("the answer is about another reference", outage=False)),
         (200, dump(status="PENDING"), Accepted()),
         (200, dump(status="CREATED"), Accepted()),
-        (200, dump(status="ONGOING"), Unknown("the status is not one of MTN's words")),
-        (200, dump(status="successful"), Unknown("the status is not one of MTN's words")),
-        (200, dump(status=None), Unknown("the status is not one of MTN's words")),
+        (200, dump(status="ONGOING"), Unknown("the status is not one of MTN's words", outage=False)),
+        (200, dump(status="successful"), Unknown("the status is not one of MTN's words", outage=False)),
+        (200, dump(status=None), Unknown("the status is not one of MTN's words", outage=False)),
         (200, b"", Unknown("the body is not JSON")),
         (200, b"[]", Unknown("the body is not a JSON object")),
         (200, dump() + b" ", SUCCEEDED),
-        (200, dump()[:-1] + b',"status":"SUCCESSFUL"}', Unknown("the body is not JSON")),
-        (200, dump()[:-1] + b',"x":NaN}', Unknown("the body is not JSON")),
-        (200, dump()[:-1] + b',"x":' + b"[" * 60_000 + b"}", Unknown("the body is not JSON")),
+        (200, dump()[:-1] + b',"status":"SUCCESSFUL"}', Unknown("two of its keys are equal", outage=False)),
+        (200, dump()[:-1] + b',"x":NaN}', Unknown("a number is none", outage=False)),
+        (200, dump()[:-1] + b',"x":' + b"[" * 60_000 + b"}", Unknown("the body is nested too deeply", outage=False)),
         (200, dump()[:-1] + b',"x":' + b"9" * 60_000 + b"}", SUCCEEDED),
         (200, b"\xff" + dump(), Unknown("the body is not JSON")),
         (401, b"", wire.TokenRefused()),
         (404, b'{"code":"RESOURCE_NOT_FOUND","message":"Not found."}', NotFound(firm=False)),
         (404, b'{"statusCode":404,"message":"Resource not found"}', Unknown("HTTP 404", outage=False)),
         (404, b"<html>", Unknown("HTTP 404", outage=False)),
-        (202, dump(), Unknown("HTTP 202")),
+        (202, dump(), Unknown("HTTP 202", outage=False)),
         (500, dump(), Unknown("HTTP 500")),
         (429, b"", Unknown("HTTP 429", outage=False)),
     ],
@@ -283,16 +288,15 @@ def test_whom_a_payout_reached_is_read(kind: Kind) -> None:
     nobody = json.dumps(PAID_OUT | {"payee": None, "payer": EMAIL}).encode()  # `payer` is the merchant here, if at all
     assert wire.read_status(200, nobody, REFERENCE, kind) == replace(SUCCEEDED, payer=None)
     odd = json.dumps(PAID_OUT | {"payee": EMAIL}).encode()
-    assert wire.read_status(200, odd, REFERENCE, kind) == Unknown("the payee is not a phone number")
+    assert wire.read_status(200, odd, REFERENCE, kind) == Unknown("the payee is not a phone number", outage=False)
 
 
 def test_a_number_is_read_as_it_was_written() -> None:
     body = dump().replace(b'"100"', b"100.00000000000000001")  # a float would say 100
-    assert wire.read_status(200, body, REFERENCE, "collection") == Unknown("the amount cannot be read")
+    assert wire.read_status(200, body, REFERENCE, "collection") == Unknown("the amount cannot be read", outage=False)
     body = dump().replace(b'"100"', b"9007199254740993.01").replace(b'"363440463"', b"36344046300000000001")
-    assert wire.read_status(200, body, REFERENCE, "collection") == Unknown(
-        "the amount cannot be read"
-    )  # more than 10^15
+    too_much = wire.read_status(200, body, REFERENCE, "collection")  # more than 10^15
+    assert too_much == Unknown("the amount cannot be read", outage=False)
     body = dump().replace(b'"100"', b"1234567890123.45").replace(b'"363440463"', b"36344046300000000001")
     word = wire.read_status(200, body, REFERENCE, "collection")
     assert word == Succeeded("36344046300000000001", Money(123_456_789_012_345, "ZMW"), "260961234567")
@@ -384,19 +388,22 @@ def test_a_nonsensical_life_is_a_short_one(expires_in: bytes, life_s: float) -> 
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "reason"),
+    ("status", "body", "reason", "refused"),
     [
-        (401, b'{"error":"invalid_client"}', "no token: HTTP 401 invalid_client"),
-        (500, b'{"error":"login_failed"}', "no token: HTTP 500 login_failed"),
-        (200, b"", "no token: HTTP 200"),
-        (200, b'{"access_token":""}', "no token: HTTP 200"),
-        (200, b'{"access_token":7}', "no token: HTTP 200"),
-        (200, b'{"access_token":"a\\r\\nX-Evil: 1"}', "no token: HTTP 200"),
-        (401, b'{"access_token":"abc"}', "no token: HTTP 401"),
+        (401, b'{"error":"invalid_client"}', "no token: HTTP 401 invalid_client", True),
+        (500, b'{"error":"login_failed"}', "no token: HTTP 500 login_failed", True),
+        (500, b'{"error":"server_error"}', "no token: HTTP 500 server_error", False),
+        (403, b"<html>", "no token: HTTP 403", True),
+        (429, b"", "no token: HTTP 429", False),
+        (200, b"", "no token: HTTP 200", False),
+        (200, b'{"access_token":""}', "no token: HTTP 200", False),
+        (200, b'{"access_token":7}', "no token: HTTP 200", False),
+        (200, b'{"access_token":"a\\r\\nX-Evil: 1"}', "no token: HTTP 200", False),
+        (401, b'{"access_token":"abc"}', "no token: HTTP 401", True),
     ],
 )
-def test_no_token_is_a_reason_to_send_nothing(status: int, body: bytes, reason: str) -> None:
-    assert wire.read_token(status, body) == NotSent(reason)
+def test_no_token_is_a_reason_to_send_nothing(status: int, body: bytes, reason: str, refused: bool) -> None:
+    assert wire.read_token(status, body) == NotSent(reason, outage=not refused, refused=refused)
 
 
 def test_a_token_hides_its_text() -> None:

@@ -271,7 +271,7 @@ async def test_what_pawapay_does_not_do_is_declined(pawapay: Pawapay, provider: 
         ({"kind": "error_before", "status": 503, "shape": "html", "retry_after_s": 7}, None, 0),
         (
             {"kind": "error_before", "status": 403, "code": "AUTHENTICATION_ERROR"},
-            Unknown("HTTP 403 AUTHENTICATION_ERROR", outage=False),
+            Unknown("HTTP 403 AUTHENTICATION_ERROR", outage=False, refused=True),
             0,
         ),
         ({"kind": "html_200", "processed": True}, Unknown("the body is not JSON"), 1),
@@ -307,7 +307,7 @@ async def test_before_the_first_byte_nothing_was_sent(pawapay: Pawapay, provider
 async def test_a_refused_token_moves_nothing_and_proves_nothing(pawapay: Pawapay, provider: PawapayProvider) -> None:
     deposit = await paid(provider)
     async with provider_at(pawapay.url + "/pawapay", api_token="canary-token-of-old") as stranger:
-        refused = Unknown("HTTP 403 AUTHENTICATION_ERROR", outage=False)
+        refused = Unknown("HTTP 403 AUTHENTICATION_ERROR", outage=False, refused=True)
         assert await send(stranger, collection()) == refused
         assert await stranger.find("collection", deposit.reference, within_s=5) == refused
 

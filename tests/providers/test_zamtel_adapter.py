@@ -151,8 +151,8 @@ async def send(provider: ZamtelProvider, request: Request = COLLECTION, *, withi
     return await provider.send(request, within_s=within_s, first_byte_before=None)
 
 
-def unknown(reason: str, *, outage: bool = True) -> Unknown:
-    return Unknown(reason, outage=outage, askable=False)
+def unknown(reason: str, *, outage: bool = True, refused: bool = False) -> Unknown:
+    return Unknown(reason, outage=outage, refused=refused, askable=False)
 
 
 # --- what is sent ---------------------------------------------------------------------------------------------------
@@ -267,11 +267,11 @@ async def test_a_redirect_is_not_followed(zamtel: Zamtel, provider: ZamtelProvid
     [
         (answer(500, {"status": "2006"}), unknown("HTTP 500")),
         (answer(503), unknown("HTTP 503")),
-        (answer(401), unknown("HTTP 401", outage=False)),
+        (answer(401), unknown("HTTP 401", outage=False, refused=True)),
         (answer(429, headers={"Retry-After": "7"}), replace(unknown("HTTP 429", outage=False), retry_after_s=7.0)),
         (answer(200, b"<html>"), unknown("the body is not JSON")),
         (answer(200), unknown("the body is not JSON")),
-        (answer(200, {"message": "Success"}), unknown("the answer does not have one status")),
+        (answer(200, {"message": "Success"}), unknown("the answer does not have one status", outage=False)),
         (answer(200, {"status": "E8027"}), unknown("status E8027")),
         (answer(200, b" " * 100_000), unknown("the answer is too large")),
         (drop, unknown("the connection was closed without an answer")),

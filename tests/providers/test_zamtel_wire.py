@@ -30,8 +30,8 @@ def payout() -> Payout:
     return Payout(REFERENCE, MONEY, PAYER, "zamtel", "Wages")
 
 
-def unknown(reason: str, *, outage: bool = True) -> Unknown:
-    return Unknown(reason, outage=outage, askable=False)
+def unknown(reason: str, *, outage: bool = True, refused: bool = False) -> Unknown:
+    return Unknown(reason, outage=outage, refused=refused, askable=False)
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
@@ -114,23 +114,23 @@ SAME_FOR_BOTH: list[tuple[int, object, Outcome]] = [
     (200, {"status": ""}, unknown("an unknown status", outage=False)),
     (200, b'{"status": 0.0}', unknown("an unknown status", outage=False)),
     # One client takes this for a success; nothing says that a failure would not look the same.
-    (200, {"message": "Success"}, unknown("the answer does not have one status")),
-    (200, {"message": "Success", "TransactionId": "1"}, unknown("the answer does not have one status")),
-    (200, {"status": None, "message": "Success"}, unknown("the answer does not have one status")),
-    (200, {"status": False}, unknown("a field has an unexpected type")),
-    (200, {"status": ["0"]}, unknown("a field has an unexpected type")),
-    (200, {"status": "0", "TransactionId": {}}, unknown("a field has an unexpected type")),
-    (200, b'{"status": "0", "status": "2006"}', unknown("the body is not JSON")),
-    (200, b'{"status": NaN}', unknown("the body is not JSON")),
+    (200, {"message": "Success"}, unknown("the answer does not have one status", outage=False)),
+    (200, {"message": "Success", "TransactionId": "1"}, unknown("the answer does not have one status", outage=False)),
+    (200, {"status": None, "message": "Success"}, unknown("the answer does not have one status", outage=False)),
+    (200, {"status": False}, unknown("a field has an unexpected type", outage=False)),
+    (200, {"status": ["0"]}, unknown("a field has an unexpected type", outage=False)),
+    (200, {"status": "0", "TransactionId": {}}, unknown("a field has an unexpected type", outage=False)),
+    (200, b'{"status": "0", "status": "2006"}', unknown("two of its keys are equal", outage=False)),
+    (200, b'{"status": NaN}', unknown("a number is none", outage=False)),
     (200, b"", unknown("the body is not JSON")),
     (200, b"<html>0</html>", unknown("the body is not JSON")),
     (200, b"0", unknown("the body is not a JSON object")),
     (200, [{"status": "0"}], unknown("the body is not a JSON object")),
     # A firm word must come in good order.
-    (201, {"status": "0"}, unknown("HTTP 201")),
+    (201, {"status": "0"}, unknown("HTTP 201", outage=False)),
     (302, {"status": "0"}, unknown("HTTP 302")),
     (400, {"status": "2006"}, unknown("HTTP 400", outage=False)),
-    (401, b"", unknown("HTTP 401", outage=False)),
+    (401, b"", unknown("HTTP 401", outage=False, refused=True)),
     (404, b"<html>", unknown("HTTP 404", outage=False)),
     (429, b"", unknown("HTTP 429", outage=False)),
     (500, {"status": "2006"}, unknown("HTTP 500")),
@@ -166,8 +166,8 @@ def test_a_refusal_is_firm_only_for_the_kind_it_is_known_of(kind: str, code: str
         ("payout", {"StatusCode": 0, "TransactionId": "7"}, Succeeded("7")),
         ("payout", {"StatusCode": "2005"}, Declined(FailureCode.NOT_ALLOWED, "2005")),
         ("payout", {"StatusCode": "0", "status": "0"}, Succeeded(None)),
-        ("payout", {"StatusCode": 0, "status": "2006"}, unknown("the answer does not have one status")),
-        ("collection", {"StatusCode": 0}, unknown("the answer does not have one status")),
+        ("payout", {"StatusCode": 0, "status": "2006"}, unknown("the answer does not have one status", outage=False)),
+        ("collection", {"StatusCode": 0}, unknown("the answer does not have one status", outage=False)),
     ],
 )
 def test_a_payout_may_name_its_code_otherwise(kind: str, body: object, outcome: Outcome) -> None:

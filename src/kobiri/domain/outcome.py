@@ -60,25 +60,34 @@ class Declined:
 class NotSent:
     """Not one byte of the money request was written.
 
-    `outage`: the provider or the line to it is in trouble; False where the reason lies with us.
+    `outage`: the provider or the line to it is in trouble; False where the reason lies with us. `refused`: it refused
+    the account's credentials.
     """
 
     reason: str
     outage: bool = True
+    refused: bool = False
+
+    @property
+    def unknown(self) -> "Unknown":
+        """What it means where not money was to be moved, but a question to be asked."""
+        return Unknown(self.reason, outage=self.outage, refused=self.refused)
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
     """Anything after the first byte that is not a firm answer.
 
-    `outage` is as in NotSent: False where the provider answered in good order, such as 403 or 429. `retry_after_s`:
-    it asked for so many seconds of rest. `askable` False: it has no status query, so a person or a statement must tell.
+    `outage` is as in NotSent: False where the provider answered in good order, such as 403 or 429; `refused` too.
+    `retry_after_s`: it asked for so many seconds of rest. `askable` False: it has no status query, so a person or a
+    statement must tell.
     """
 
     reason: str
     outage: bool = True
     retry_after_s: float | None = None
     askable: bool = True
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,15 @@
 """Reading what providers write: hostile JSON, money and numbers in it. Pure; for every provider's wire.py."""
 
+import codecs
 import json
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Never, TypeVar
 
 from kobiri.domain.errors import CurrencyNotSupported, InvalidAmount, InvalidNumber
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
+from kobiri.domain.outcome import Unknown
 
 T = TypeVar("T")
 
@@ -15,8 +18,23 @@ MAX_CODE = 64
 Object = dict[str, object]
 
 
+REFUSING = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+
+
 class Strange(Exception):
-    """An answer that is not as the provider describes it. The text tells nothing of its content."""
+    """An answer that is not as the provider describes it. The text tells nothing of its content.
+
+    `outage`: it is no JSON object, so it hardly comes from the provider's own program. False: the provider is well, and
+    says something about one payment that nobody understands.
+    """
+
+    def __init__(self, told: str, *, outage: bool = False) -> None:
+        super().__init__(told)
+        self.outage = outage
+
+    @property
+    def unknown(self) -> Unknown:
+        return Unknown(str(self), outage=self.outage)
 
 
 class Number(str):
@@ -26,21 +44,51 @@ class Number(str):
 
 
 def read_object(body: bytes) -> Object:
-    """Read a JSON object without equal keys, its numbers as `Number`. Raises Strange."""
+    """Read a JSON object without equal keys, its numbers as `Number`. A byte order mark is no part of it.
+
+    Raises Strange.
+    """
     # Not msgspec: it takes the last of two equal keys, and makes a number of what must stay as it was sent.
     try:
         value = json.loads(
-            body.decode(),
+            without_mark(body).decode(),
             object_pairs_hook=_unique,
             parse_int=Number,
             parse_float=Number,
             parse_constant=_refuse_constant,
         )
-    except (ValueError, RecursionError):
-        raise Strange("the body is not JSON") from None
+    except RecursionError:
+        raise Strange("the body is nested too deeply") from None
+    except ValueError:
+        raise Strange("the body is not JSON", outage=True) from None
     if not isinstance(value, dict):
-        raise Strange("the body is not a JSON object")
+        raise Strange("the body is not a JSON object", outage=True)
     return value
+
+
+def without_mark(body: bytes) -> bytes:
+    """JSON without the byte order mark that some programs write before it; a reader may ignore it (RFC 8259, 8.1)."""
+    return body.removeprefix(codecs.BOM_UTF8)
+
+
+def unclear(status: int, body: bytes, told: str) -> Unknown:
+    """What an answer means that is no firm one. `told` is its reason.
+
+    An outage is what hardly comes from the provider's own program: 5xx, a redirect, a page in a JSON object's place.
+    """
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        outage = not _is_object(body)
+    else:
+        outage = not HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+    return Unknown(told, outage=outage, refused=status in REFUSING)
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        read_object(body)
+    except Strange as strange:
+        return not strange.outage
+    return True
 
 
 def text(value: object, *, numbers: bool = False) -> str | None:
@@ -92,9 +140,9 @@ def cut(foreign: str | None) -> str | None:
 def _unique(pairs: list[tuple[str, object]]) -> Object:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError
+        raise Strange("two of its keys are equal")
     return found
 
 
 def _refuse_constant(_name: str) -> Never:
-    raise ValueError
+    raise Strange("a number is none")

@@ -247,7 +247,7 @@ class AirtelProvider:
             return answer.heed(read(answer.status, answer.body, reference))
 
         finding: Finding | NotSent = await self._authorized(ask, within_s)
-        return Unknown(finding.reason, outage=finding.outage) if isinstance(finding, NotSent) else finding
+        return finding.unknown if isinstance(finding, NotSent) else finding
 
     async def check(self, *, within_s: float) -> str | None:
         """A fresh token proves client and secret; a key with room proves that PIN and signature can be written."""
@@ -300,7 +300,8 @@ class AirtelProvider:
                 return outcome
             refused = bearer
         self._tokens.forget(refused)
-        return Unknown("the token was refused" if passes == 1 else "a fresh token was refused", outage=False)
+        reason = "the token was refused" if passes == 1 else "a fresh token was refused"
+        return Unknown(reason, outage=False, refused=passes > 1)  # one refused token may only have been an old one
 
     async def _new_token(self) -> Fresh[dict[str, str]] | NotSent:
         values = self._values
@@ -338,7 +339,9 @@ class AirtelProvider:
             return wire.read_key(answer.status, answer.body, datetime.now(UTC))
 
         key: Fresh[RSAPublicKey] | NotSent | Unknown = await self._authorized(ask, TOKEN_WITHIN_S)
-        return NotSent(f"no encryption key: {key.reason}", outage=False) if isinstance(key, Unknown) else key
+        if isinstance(key, Unknown):
+            return NotSent(f"no encryption key: {key.reason}", outage=False, refused=key.refused)
+        return key
 
     async def _get(self, path: str, bearer: Bearer, deadline_s: float) -> net.Answer:
         return await net.ask(

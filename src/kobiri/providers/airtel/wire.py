@@ -36,7 +36,7 @@ from kobiri.domain.outcome import (
     Succeeded,
     Unknown,
 )
-from kobiri.providers.answers import Object, Strange, cut, inner, read_object, readable, text
+from kobiri.providers.answers import Object, Strange, cut, inner, read_object, readable, text, unclear, without_mark
 from kobiri.providers.base import Authenticity, CallbackWord, Collection, Payout, Unreadable
 from kobiri.providers.tokens import Fresh
 
@@ -158,12 +158,13 @@ class _Told:
     codes: frozenset[str]
     message: str
     transaction: Object = field(repr=False)
+    body: bytes = field(repr=False)
     success: object = None
 
     @property
     def unknown(self) -> Unknown:
         told = " ".join(word for word in (self.word, self.code) if word)
-        return Unknown(f"HTTP {self.http_status} {told}".rstrip(), outage=_is_outage(self.http_status, readable=True))
+        return _unclear(self.http_status, self.body, f"HTTP {self.http_status} {told}".rstrip())
 
     def is_about(self, reference: ProviderReference) -> bool:
         return _reference(self.transaction) == reference
@@ -382,7 +383,7 @@ def _open(status: int, body: bytes, believed: tuple[int, ...]) -> _Told | TokenR
     if status == HTTPStatus.FORBIDDEN and told is not None and "invalid_token" in told.codes:
         return TokenRefused()
     if told is None:
-        return Unknown(f"HTTP {status}", outage=_is_outage(status, readable=False))
+        return _unclear(status, body, f"HTTP {status}")
     return told if status in believed else told.unknown
 
 
@@ -459,22 +460,22 @@ def _words(status: int, body: bytes) -> _Told | None:
         codes=frozenset(told),
         message=message,
         transaction=transaction,
+        body=body,
         success=said.get("success"),
     )
 
 
-def _is_outage(status: int, *, readable: bool) -> bool:
+def _unclear(status: int, body: bytes, told: str) -> Unknown:
     """404 and 408 are the gateway's: README 7 [O]."""
-    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_TIMEOUT):
-        return True
-    return not 400 <= status < 500 and not (readable and status == HTTPStatus.OK)
+    unknown = unclear(status, body, told)
+    return replace(unknown, outage=True) if status in (HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_TIMEOUT) else unknown
 
 
 def _none(what: str, status: int, body: bytes) -> NotSent:
     told = _words(status, body)
     code = told.code if told is not None else None
-    outage = _is_outage(status, readable=told is not None)
-    return NotSent(f"no {what}: HTTP {status} {code or ''}".rstrip(), outage=outage)
+    refused = status in (400, 401, 403)  # 400 is what OAuth says to a client that it does not know
+    return NotSent(f"no {what}: HTTP {status} {code or ''}".rstrip(), outage=not refused, refused=refused)
 
 
 def _key_life(data: Object, now: datetime) -> float:
@@ -513,7 +514,7 @@ def verify_callback(body: bytes, key: bytes) -> Authenticity:
     """Whether `hash` is the HMAC of the transaction, as it was sent or written anew without spaces: README 8."""
     try:
         read_object(body)  # refuses equal keys, of which the decoder below would take the last
-        callback = msgspec.json.decode(body, type=_Callback)
+        callback = msgspec.json.decode(without_mark(body), type=_Callback)
         sent = bytes(callback.transaction)
         compact = msgspec.json.encode(msgspec.json.decode(sent))
     except (Strange, msgspec.DecodeError, RecursionError):

@@ -214,7 +214,7 @@ class MtnProvider:
             return answer.heed(wire.read_status(answer.status, answer.body, reference, kind))
 
         finding: Finding | NotSent = await self._authorized(tokens, ask, within_s)
-        return Unknown(finding.reason, finding.outage) if isinstance(finding, NotSent) else finding
+        return finding.unknown if isinstance(finding, NotSent) else finding
 
     def _url(self, kind: Kind) -> str:
         return self._base_url + wire.path(kind, self._account.values["payout_call"])
@@ -239,7 +239,8 @@ class MtnProvider:
             if not isinstance(outcome, wire.TokenRefused):
                 return outcome
             refused = bearer
-        return Unknown("HTTP 401 with a fresh token", outage=False)
+        tokens.forget(refused)
+        return Unknown("HTTP 401 with a fresh token", outage=False, refused=True)
 
     async def _new_token(self, product: _Product) -> Fresh[dict[str, str]] | NotSent:
         headers = wire.token_headers(

@@ -27,7 +27,7 @@ from kobiri.domain.outcome import (
     Unknown,
 )
 from kobiri.domain.payment import Kind
-from kobiri.providers.answers import Object, Strange, cut, money, number, read_object, readable, text
+from kobiri.providers.answers import Object, Strange, cut, money, number, read_object, readable, text, unclear
 from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable
 
 Product = Literal["collection", "disbursement"]
@@ -203,9 +203,9 @@ def read_token(status: int, body: bytes) -> Token | NotSent:
         answer = read_object(body)
         token = text(answer.get("access_token"))
     except Strange:
-        return NotSent(f"no token: {_told(status, body)}")
+        return _no_token(status, body)
     if status != HTTPStatus.OK or token is None or not TOKEN_TEXT.fullmatch(token):
-        return NotSent(f"no token: {_told(status, body)}")
+        return _no_token(status, body)
     return Token(token, _life(answer))
 
 
@@ -238,14 +238,17 @@ def read_status(status: int, body: bytes, reference: ProviderReference, kind: Ki
 
 
 def _unknown(status: int, body: bytes) -> Unknown:
-    return Unknown(_told(status, body), outage=not 400 <= status < 500)
+    unknown = unclear(status, body, _told(status, body))
+    # Such a 500 speaks of one number or one amount, in an answer to a question too.
+    about_one = status == HTTPStatus.INTERNAL_SERVER_ERROR and _code(body) in REFUSED_WITH_500
+    return replace(unknown, outage=False) if about_one else unknown
 
 
 def _read_found(body: bytes, reference: ProviderReference, kind: Kind) -> Finding:
     try:
         answer = read_object(body)
         if text(answer.get("externalId")) != reference:
-            return Unknown("the answer is about another reference")
+            return Unknown("the answer is about another reference", outage=False)
         word = _read_word(answer)
         if isinstance(word, Succeeded):
             # A payout's payee and a refund's stand where a collection's payer does, in our rows too: the other
@@ -253,7 +256,7 @@ def _read_found(body: bytes, reference: ProviderReference, kind: Kind) -> Findin
             wallet = _wallet(answer, "payer" if kind == "collection" else "payee")
             return replace(word, money=_money(answer), payer=wallet)
     except Strange as strange:
-        return Unknown(str(strange))
+        return strange.unknown
     return word
 
 
@@ -317,6 +320,11 @@ def _life(answer: Object) -> float:
     """Read how long a token lives, in seconds; a short life where that is nonsense."""
     life = readable(lambda told: text(told.get("expires_in"), numbers=True), answer)
     return min(float(life), MAX_TOKEN_LIFE_S) if life and SECONDS.fullmatch(life) else SHORT_TOKEN_LIFE_S
+
+
+def _no_token(status: int, body: bytes) -> NotSent:
+    refused = status in (400, 401, 403) or _code(body) == "login_failed"  # the last one with 500: README 1 [O]
+    return NotSent(f"no token: {_told(status, body)}", outage=not refused, refused=refused)
 
 
 def _told(status: int, body: bytes) -> str:

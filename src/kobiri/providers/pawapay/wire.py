@@ -17,7 +17,19 @@ from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Finding, NotFound, Outcome, Succeeded, Unknown
 from kobiri.domain.payment import Kind
-from kobiri.providers.answers import Object, Strange, cut, inner, money, number, read_object, readable, text
+from kobiri.providers.answers import (
+    Object,
+    Strange,
+    cut,
+    inner,
+    money,
+    number,
+    read_object,
+    readable,
+    text,
+    unclear,
+    without_mark,
+)
 from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable, kind_of
 
 PATHS: Mapping[Kind, str] = {"collection": "/v2/deposits", "payout": "/v2/payouts", "refund": "/v2/refunds"}
@@ -148,10 +160,10 @@ def _read_initiation(body: bytes, reference: ProviderReference) -> Outcome:
         # Under any of the three names: pawaPay's own guide answers a refund with `payoutId` (README 2 [D]).
         named = {(text(answer[name]) or "").lower() for name in IDS.values() if name in answer}
         if named and reference not in named:
-            return Unknown("the answer is about another reference")
+            return Unknown("the answer is about another reference", outage=False)
         return _read_door(answer)
     except Strange as strange:
-        return Unknown(str(strange))
+        return strange.unknown
 
 
 def _read_door(answer: Object) -> Accepted | Declined | Unknown:
@@ -163,7 +175,7 @@ def _read_door(answer: Object) -> Accepted | Declined | Unknown:
         case "REJECTED" if (code := _failure_code(answer)) != NO_REFUSAL:
             return Declined(REASONS.get(code or "", FailureCode.PROVIDER_REJECTED), code)
         case "REJECTED":
-            return Unknown(f"rejected with {NO_REFUSAL}")
+            return Unknown(f"rejected with {NO_REFUSAL}", outage=False)
         case _:
             raise Strange("the status is not one of pawaPay's words")
 
@@ -180,14 +192,14 @@ def read_status(status: int, body: bytes, kind: Kind, reference: ProviderReferen
             case "FOUND":
                 return _read_found(data, kind, reference)
             case _:
-                return Unknown("the status is not one of pawaPay's words")
+                return Unknown("the status is not one of pawaPay's words", outage=False)
     except Strange as strange:
-        return Unknown(str(strange))
+        return strange.unknown
 
 
 def _read_found(data: Object, kind: Kind, reference: ProviderReference) -> Finding:
     if (text(data.get(IDS[kind])) or "").lower() != reference:
-        return Unknown("the answer is about another reference")
+        return Unknown("the answer is about another reference", outage=False)
     word = _read_word(data, kind)
     if isinstance(word, Succeeded):
         return replace(word, money=_money(data), payer=_wallet(data, kind))
@@ -217,7 +229,7 @@ def read_public_keys(status: int, body: bytes) -> dict[str, str] | None:
     if status != 200:
         return None
     try:
-        keys = msgspec.json.decode(body, type=list[_PublicKey])
+        keys = msgspec.json.decode(without_mark(body), type=list[_PublicKey])
     except (msgspec.DecodeError, RecursionError):
         return None
     return {one.id: one.key for one in keys[:MAX_PUBLIC_KEYS]}
@@ -272,7 +284,7 @@ def _wallet(data: Object, kind: Kind) -> str | None:
 
 
 def _unknown(status: int, body: bytes) -> Unknown:
-    return Unknown(_told(status, body), outage=not 400 <= status < 500)
+    return unclear(status, body, _told(status, body))
 
 
 def _told(status: int, body: bytes) -> str:

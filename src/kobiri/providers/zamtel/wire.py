@@ -5,13 +5,14 @@ README.md in this folder tells the facts, how sure each is, and where they come 
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from types import MappingProxyType
 from urllib.parse import quote, urlencode
 
 from kobiri.domain.money import Money
 from kobiri.domain.outcome import Declined, FailureCode, Outcome, Succeeded, Unknown
-from kobiri.providers.answers import Object, Strange, cut, read_object, text
+from kobiri.providers.answers import Object, Strange, cut, read_object, text, unclear
 from kobiri.providers.base import Collection, Payout
 
 COLLECTION_PATH = "/Req"
@@ -98,13 +99,13 @@ def _query(parameters: Mapping[str, str]) -> str:
 
 def _read(status: int, body: bytes, names: tuple[str, ...], refusals: Mapping[str, FailureCode]) -> Outcome:
     if status != HTTPStatus.OK:
-        return Unknown(f"HTTP {status}", outage=not 400 <= status < 500, askable=False)
+        return replace(unclear(status, body, f"HTTP {status}"), askable=False)
     try:
         answer = read_object(body)
         code = _code(answer, names)
         transaction_id = cut(text(answer.get("TransactionId"), numbers=True))
     except Strange as strange:
-        return Unknown(str(strange), askable=False)
+        return replace(strange.unknown, askable=False)
     if code == SUCCESS:
         return Succeeded(transaction_id)
     if (why := refusals.get(code)) is not None:

@@ -1,0 +1,147 @@
+"""What every provider's reader makes of answers that nobody can have meant."""
+
+import codecs
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kobiri.domain.ids import ProviderReference
+from kobiri.domain.outcome import Unknown
+from kobiri.providers.airtel import wire as airtel
+from kobiri.providers.answers import unclear
+from kobiri.providers.mtn import wire as mtn
+from kobiri.providers.pawapay import wire as pawapay
+from kobiri.providers.zamtel import wire as zamtel
+
+REFERENCE = ProviderReference("8a3f0e52-6f43-4a0e-9a56-1d1f6f1a7a10")
+HEX = REFERENCE.replace("-", "")
+WALLET = {"type": "MMO", "accountDetails": {"phoneNumber": "260961234567", "provider": "MTN_MOMO_ZMB"}}
+
+MTN = {
+    "externalId": REFERENCE, "status": "SUCCESSFUL", "amount": "10", "currency": "ZMW",
+    "payer": {"partyIdType": "MSISDN", "partyId": "260961234567"}, "financialTransactionId": "7",
+}  # fmt: skip
+PAWAPAY = {
+    "depositId": REFERENCE, "status": "COMPLETED", "amount": "10", "currency": "ZMW", "payer": WALLET,
+}  # fmt: skip
+AIRTEL = {
+    "data": {"transaction": {"id": HEX, "status": "TS", "airtel_money_id": "MP1"}},
+    "status": {"response_code": "DP00800001001", "success": True},
+}
+
+Read = Callable[[bytes], Any]
+# One reader for each sort of answer, and an answer that it takes.
+READERS: dict[str, tuple[Read, dict[str, Any]]] = {
+    "mtn": (lambda body: mtn.read_status(200, body, REFERENCE, "collection"), MTN),
+    "pawapay": (
+        lambda body: pawapay.read_status(200, body, "collection", REFERENCE),
+        {"status": "FOUND", "data": PAWAPAY},
+    ),
+    "pawapay-door": (
+        lambda body: pawapay.read_create(200, body, REFERENCE),
+        {"depositId": REFERENCE, "status": "ACCEPTED"},
+    ),
+    "airtel": (lambda body: airtel.read_collection_status(200, body, REFERENCE), AIRTEL),
+    "airtel-door": (lambda body: airtel.read_collection(200, body, REFERENCE), AIRTEL),
+    "airtel-payout": (lambda body: airtel.read_payout(200, body, REFERENCE), AIRTEL),
+    "airtel-refund": (lambda body: airtel.read_refund(200, body), AIRTEL),
+    "zamtel": (lambda body: zamtel.read_collection(200, body), {"status": "0"}),
+    "zamtel-payout": (lambda body: zamtel.read_payout(200, body), {"status": "0"}),
+}
+NO_OBJECTS = [b"", b" ", b"<html>Please sign in</html>", b"[]", b"null", b"0", b'"ok"', b"\xff\xfe{}", b'{"status": ']
+
+
+def changed(told: Any, path: tuple[str, ...], value: object) -> Any:
+    """The same answer with something else at one place."""
+    if not path:
+        return value
+    return told | {path[0]: changed(told.get(path[0], {}), path[1:], value)}
+
+
+def paths(told: Any, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every place in an answer."""
+    if not isinstance(told, dict):
+        return [before]
+    return [before, *(path for name, inner in told.items() for path in paths(inner, (*before, name)))]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_an_object_that_cannot_be_read_is_no_outage_whatever_stands_where(reader: str) -> None:
+    read, told = READERS[reader]
+    nonsense = [False, True, 7, "SUSPENDED_FOR_REVIEW", [], {}, None, "x" * 5_000, [[{}]], {"id": False}]
+    for path in paths(told)[1:]:
+        for value in nonsense:
+            said = read(json.dumps(changed(told, path, value)).encode())
+            assert not (isinstance(said, Unknown) and (said.outage or said.refused)), (path, value, said)
+    for path in paths(told)[1:]:
+        name = path[0]
+        rest = {key: value for key, value in told.items() if key != name}
+        said = read(json.dumps(rest).encode())
+        assert not (isinstance(said, Unknown) and said.outage), (name, said)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_equal_keys_nan_and_deep_nesting_are_one_payments_nonsense(reader: str) -> None:
+    read, told = READERS[reader]
+    body = json.dumps(told).encode()
+    for nonsense in (b',"a":1,"a":1}', b',"x":NaN}', b',"x":-Infinity}', b',"x":' + b"[" * 60_000 + b"}"):
+        said = read(body[:-1] + nonsense)
+        assert isinstance(said, Unknown)
+        assert not said.outage, nonsense
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_no_object_comes_hardly_from_the_provider(reader: str) -> None:
+    read, _ = READERS[reader]
+    for body in NO_OBJECTS:
+        said = read(body)
+        assert isinstance(said, Unknown)
+        assert said.outage, body
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_byte_order_mark_before_an_answer_is_no_part_of_it(reader: str) -> None:
+    read, told = READERS[reader]
+    body = json.dumps(told).encode()
+    assert not isinstance(read(body), Unknown)
+    assert read(codecs.BOM_UTF8 + body) == read(body)
+    assert isinstance(read(codecs.BOM_UTF8 * 2 + body), Unknown), "one, and at the beginning"
+
+
+def test_a_byte_order_mark_before_callbacks_and_keys_is_no_part_of_them() -> None:
+    posted = codecs.BOM_UTF8 + json.dumps(MTN).encode()
+    assert mtn.read_callback(posted).reference == REFERENCE
+    assert pawapay.read_callback(codecs.BOM_UTF8 + json.dumps(PAWAPAY).encode()).reference == REFERENCE
+    transaction = {"id": HEX, "status_code": "TS"}
+    signed = {"transaction": transaction, "hash": airtel._hash(b"k", json.dumps(transaction).encode()).decode()}
+    body = codecs.BOM_UTF8 + json.dumps(signed).encode()
+    assert airtel.read_callback(body).reference == REFERENCE
+    assert airtel.verify_callback(body, b"k") == "genuine"
+    keys = codecs.BOM_UTF8 + json.dumps([{"id": "1", "key": "pem"}]).encode()
+    assert pawapay.read_public_keys(200, keys) == {"1": "pem"}
+    assert mtn.read_token(200, codecs.BOM_UTF8 + b'{"access_token": "abc"}') == mtn.Token("abc", 60.0)
+
+
+@given(st.integers(100, 599), st.sampled_from([b"", b"<html>", b"{}", b'{"code": 7}']))
+def test_an_unclear_answer_is_an_outage_where_it_is_hardly_the_providers_own(status: int, body: bytes) -> None:
+    said = unclear(status, body, "told")
+    assert said.refused is (status in (401, 403))
+    if 400 <= status < 500:
+        assert not said.outage
+    elif 200 <= status < 300:
+        assert said.outage is not body.startswith(b"{")
+    else:
+        assert said.outage
+
+
+def test_a_500_about_one_number_is_no_outage_in_a_question_either() -> None:
+    for code in mtn.REFUSED_WITH_500:
+        said = mtn.read_status(500, json.dumps({"code": code, "message": "x"}).encode(), REFERENCE, "collection")
+        assert said == Unknown(f"HTTP 500 {code}", outage=False)
+    assert mtn.read_status(500, b'{"code": "INTERNAL_PROCESSING_ERROR"}', REFERENCE, "collection") == Unknown(
+        "HTTP 500 INTERNAL_PROCESSING_ERROR"
+    )
