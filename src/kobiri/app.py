@@ -141,7 +141,11 @@ def provider_specs() -> dict[str, ProviderSpec]:
 def platform_roads(settings: Settings) -> list[Road]:
     """The platform's own provider accounts, as far as the environment names them, in the registry's order."""
     made = ((entry, registry.platform_account(settings, entry.spec)) for entry in registry.PROVIDERS)
-    return [Road(entry.build(account)) for entry, account in made if account is not None]
+    return [
+        Road(entry.build(account), largest_minor=settings.payment_max_amounts)
+        for entry, account in made
+        if account is not None
+    ]
 
 
 @asynccontextmanager
@@ -162,7 +166,11 @@ async def gateway(settings: Settings) -> Gateway:
         statement_cache_size=settings.database_statement_cache_size,
     )
     keys = master_keys(settings)
-    own = OwnRoads(lambda tenant_id: load_accounts(db, keys, tenant_id), account_maker(settings))
+    own = OwnRoads(
+        lambda tenant_id: load_accounts(db, keys, tenant_id),
+        account_maker(settings),
+        largest_minor=settings.payment_max_amounts,
+    )
     return Gateway(
         db=db,
         roads=Roads(

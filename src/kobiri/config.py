@@ -3,6 +3,7 @@
 Names are those of the environment, in lower case. A bad value stops the start with one sentence that names it.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -14,6 +15,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kobiri.domain import webhook
 from kobiri.domain.envelope import MasterKeys
+from kobiri.domain.errors import KobiriError
+from kobiri.domain.money import LARGEST_MINOR, read_largest
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -131,6 +134,8 @@ class Settings(BaseSettings):
     idempotency_ttl_seconds: Annotated[int, Field(ge=86_400, le=31_536_000)] = 86_400
     payment_send_within_seconds: Seconds = 60
     payment_expires_after_seconds: Seconds = 900
+    # The largest amount of one payment, in minor units by currency
+    payment_max_amounts: Annotated[Mapping[str, int], NoDecode] = LARGEST_MINOR
     callback_retention_days: Annotated[int, Field(ge=1, le=3_650)] = 90
 
     # Throttle: THROTTLE_LIMIT requests in THROTTLE_TTL milliseconds; 0 switches it off
@@ -152,6 +157,16 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
+
+    @field_validator("payment_max_amounts", mode="before")
+    @classmethod
+    def _largest(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return read_largest(value)
+        except KobiriError as error:
+            raise ValueError(f"must be pairs such as ZMW:50000,EUR:1000 in major units: {error.detail}") from None
 
     @field_validator("public_base_url", "mtn_base_url", "airtel_base_url", "zamtel_base_url", "pawapay_base_url")
     @classmethod

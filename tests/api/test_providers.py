@@ -46,6 +46,17 @@ async def test_all_roads_are_offered_in_the_order_in_which_they_are_tried(
     assert all(offer["open"] and offer["currencies"] == ["ZMW"] for offer in found.values())
 
 
+async def test_the_largest_amount_is_shown_and_refused_above(make_api: ApiFactory, simulator: Simulator) -> None:
+    api = await everything(make_api, simulator, payment_max_amounts="ZMW:20.50")
+    assert {(offer["min_amount"], offer["max_amount"]) for offer in (await offers(api)).values()} == {(None, "20.50")}
+    for network in ("mtn", "airtel", "zamtel"):
+        refused = problem(await api.pay(amount="20.51", network=network), 422, "amount_out_of_limits")
+        assert f"{network}: takes 20.50 at most; pawapay: takes 20.50 at most" in refused["detail"]
+    assert await stored(api.database) == (0, 0)
+    assert await simulator.requests() == []
+    assert (await api.pay(amount="20.50")).status_code == 201
+
+
 async def test_availability_comes_from_our_own_calls(api: Api, simulator: Simulator) -> None:
     assert (await offers(api))["mtn", "collection"]["availability"] == "unknown"
     await api.pay()

@@ -325,6 +325,19 @@ async def test_the_lowest_priority_is_tried_first_and_limits_hold(api: Api, shop
     assert "takes 100.00 at most" in refused["detail"]
 
 
+async def test_the_installations_largest_amount_holds_for_a_merchants_own_account_too(
+    api: Api, shop: Shop, make_api: ApiFactory
+) -> None:
+    own = await shop.save(maximum="900000.00")
+    assert await used(api, (await api.pay(amount="100000.00")).json()) == own.id
+    refused = problem(await api.pay(amount="100000.01"), 422, "amount_out_of_limits")
+    assert "takes 100000.00 at most" in refused["detail"]
+    small = await make_api(payment_max_amounts="ZMW:20", kobiri_master_keys=f"old:{OLD}")
+    refused = problem(await small.pay(amount="20.01"), 422, "amount_out_of_limits")
+    assert f"mtn:{own.id}: takes 20.00 at most" in refused["detail"]
+    assert await used(small, (await small.pay(amount="20.00")).json()) == own.id
+
+
 async def test_an_account_that_is_replaced_while_a_call_is_open_lets_it_end(api: Api, shop: Shop) -> None:
     await shop.save()
     await api.pay()

@@ -143,6 +143,8 @@ def test_every_setting_that_sounds_secret_is_kept_as_one() -> None:
         ({"OPERATOR_WEBHOOK_URL": "ftp://hunter2"}, "OPERATOR_WEBHOOK_URL"),
         ({"OPERATOR_WEBHOOK_URL": "https://ops.example.com/hunter2"}, "OPERATOR_WEBHOOK_URL"),
         ({"KOBIRI_MASTER_KEYS": "2026:hunter2"}, "KOBIRI_MASTER_KEYS"),
+        ({"PAYMENT_MAX_AMOUNTS": "ZMW"}, "PAYMENT_MAX_AMOUNTS"),
+        ({"PAYMENT_MAX_AMOUNTS": "ABC:5"}, "PAYMENT_MAX_AMOUNTS"),
     ],
 )
 def test_an_error_names_the_variable_and_not_its_secret(
@@ -155,6 +157,14 @@ def test_an_error_names_the_variable_and_not_its_secret(
     assert "\n" not in told
     assert "hunter2" not in told
     assert refused.value.__suppress_context__
+
+
+def test_the_largest_amounts_are_named_by_currency(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.load().payment_max_amounts["ZMW"] == 10_000_000
+    settings = load(monkeypatch, PAYMENT_MAX_AMOUNTS="ZMW:250.50,UGX:1000")
+    assert {name: settings.payment_max_amounts[name] for name in ("ZMW", "UGX", "EUR")} == {
+        "ZMW": 25_050, "UGX": 1_000, "EUR": 500_000,
+    }  # fmt: skip
 
 
 def test_one_subscription_key_has_two_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,7 +249,7 @@ def render_payment(payment: Payment) -> bytes:
 def offer_view(offer: Offer) -> OfferView:
     road = offer.road
     currencies = sorted(road.provider.currencies)
-    least, most = (None if minor is None else str(Money(minor, currencies[0])) for minor in road.limits_minor)
+    least, most = (None if minor is None else str(Money(minor, currencies[0])) for minor in road.limits(currencies[0]))
     return OfferView(
         provider=road.spec.id,
         provider_name=road.spec.name,

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -14,6 +14,7 @@ from kobiri.domain import schedule
 from kobiri.domain.allowance import Pace, RetryBudget
 from kobiri.domain.breaker import Breaker, State
 from kobiri.domain.ids import AccountId, ProviderReference
+from kobiri.domain.money import LARGEST_MINOR
 from kobiri.domain.outcome import Finding, NotSent, Outcome, Unknown, after_doubt
 from kobiri.domain.payment import Kind
 from kobiri.providers.base import (
@@ -40,7 +41,8 @@ class Road:
     """A provider account as the services call it. Made inside a running loop; close it.
 
     `account_id` None: the platform's account. Of several roads to a wallet the one of the lowest `priority` is taken
-    first. `limits_minor`: the smallest and largest amount of one payment, where the account has any.
+    first. `limits_minor`: the smallest and largest amount of one payment, where the account has any. `largest_minor`:
+    the largest that the installation allows, by currency.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Road:
         account_id: AccountId | None = None,
         priority: int = 0,
         limits_minor: tuple[int | None, int | None] = (None, None),
+        largest_minor: Mapping[str, int] = LARGEST_MINOR,
         disabled_because: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,7 +60,8 @@ class Road:
         self.kinds = kinds_of(provider.spec, provider.account)
         self.account_id = account_id
         self.priority = priority
-        self.limits_minor = limits_minor
+        self._limits_minor = limits_minor
+        self._largest_minor = largest_minor
         self.disabled_because = disabled_because
         self._clock = clock
         self._breakers: defaultdict[Call, Breaker] = defaultdict(Breaker)
@@ -79,6 +83,12 @@ class Road:
     def label(self) -> str:
         """For logs and events: the provider, and whose account where it is not the platform's."""
         return self.spec.id if self.account_id is None else f"{self.spec.id}:{self.account_id}"
+
+    def limits(self, currency: str) -> tuple[int | None, int | None]:
+        """The smallest and the largest amount of one payment, in minor units; None: there is no limit of ours."""
+        least, most = self._limits_minor
+        both = (limit for limit in (most, self._largest_minor.get(currency)) if limit is not None)
+        return least, min(both, default=None)
 
     def operation(self, kind: Kind) -> Operation:
         """What it can do with a kind of movement that it offers."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from kobiri.domain.errors import AmountOutOfLimits, CountryNotServed, NoRoute, RouteClosed
 from kobiri.domain.ids import AccountId, TenantId
-from kobiri.domain.money import Money
+from kobiri.domain.money import LARGEST_MINOR, Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.payment import Kind, Mode, Payment
 from kobiri.services.accounts import Loaded, Make, TenantAccount
@@ -62,9 +62,12 @@ class _Own:
 class OwnRoads:
     """The roads of the merchants' own accounts: made when first wanted, and kept while their account is unchanged."""
 
-    def __init__(self, accounts_of: AccountsOf, make: Make) -> None:
+    def __init__(
+        self, accounts_of: AccountsOf, make: Make, *, largest_minor: Mapping[str, int] = LARGEST_MINOR
+    ) -> None:
         self._accounts_of = accounts_of
         self._make = make
+        self._largest_minor = largest_minor
         self._known: OrderedDict[TenantId, _Own] = OrderedDict()
         self._reading: dict[TenantId, asyncio.Task[_Own]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -120,6 +123,7 @@ class OwnRoads:
             account_id=account.id,
             priority=account.priority,
             limits_minor=(account.min_minor, account.max_minor),
+            largest_minor=self._largest_minor,
         )
 
     def _close_later(self, roads: Iterable[Road]) -> None:
@@ -288,7 +292,7 @@ def _foreign(road: Road, wanted: Wanted) -> str | None:
 
 
 def _outside_limits(road: Road, money: Money) -> str | None:
-    least, most = road.limits_minor
+    least, most = road.limits(money.currency)
     if least is not None and money.minor < least:
         return f"takes {Money(least, money.currency)} at least"
     if most is not None and money.minor > most:

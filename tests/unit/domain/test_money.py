@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kobiri.domain.errors import CurrencyNotSupported, InvalidAmount, KobiriError
-from kobiri.domain.money import EXPONENTS, MAX_MINOR, Money
+from kobiri.domain.money import EXPONENTS, LARGEST, LARGEST_MINOR, MAX_MINOR, Money, read_largest
 
 currencies = st.sampled_from(sorted(EXPONENTS))
 monies = st.builds(Money, st.integers(1, MAX_MINOR), currencies)
@@ -133,3 +133,25 @@ def test_a_refusal_does_not_echo_the_input(text: str) -> None:
     with pytest.raises(KobiriError) as refused:
         Money.parse(text, "ZMW")
     assert text not in str(refused.value)
+
+
+def test_every_currency_has_a_largest_amount_that_catches_three_zeros_too_many() -> None:
+    assert LARGEST.keys() == EXPONENTS.keys()
+    assert LARGEST_MINOR["ZMW"] == 10_000_000
+    for currency, minor in LARGEST_MINOR.items():
+        assert Money(minor, currency).major == LARGEST[currency]
+        assert minor <= MAX_MINOR // 1_000
+
+
+def test_an_installation_names_its_largest_amounts_by_currency() -> None:
+    assert read_largest("ZMW:50000") == LARGEST_MINOR | {"ZMW": 5_000_000}
+    assert read_largest(" UGX : 7 , LYD:0.125") == LARGEST_MINOR | {"UGX": 7, "LYD": 125}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ",", "ZMW", "ZMW:", ":5", "ZMW:0", "ZMW:-1", "ZMW:1e3", "ZMW=5", "zmw:5", "ABC:5", "ZMW:5,", "ZMW:1,ZMW:2"],
+)
+def test_what_is_no_list_of_largest_amounts_is_refused(text: str) -> None:
+    with pytest.raises((InvalidAmount, CurrencyNotSupported)):
+        read_largest(text)

@@ -197,7 +197,8 @@ ENTRIES = (
     ),
     Entry(
         errors.AmountOutOfLimits,
-        "Every provider account that reaches this wallet has a smallest or largest amount, and this one is outside.",
+        "The amount is above the largest that this gateway allows in its currency, or outside of what every provider"
+        " account that reaches this wallet takes. GET /providers shows both limits. Nothing was stored.",
         "Correct the amount, or split the order.",
         detail="No provider account that collects ZMW from mtn wallets in test mode takes this amount"
         " (mtn: takes 5000.00 at most).",

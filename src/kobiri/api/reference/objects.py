@@ -127,7 +127,7 @@ FIELDS: Mapping[str, Mapping[str, str | tuple[str, Schema]]] = {
         "kind": ("What moves.", {"type": "string", "enum": ["collection", "payout", "refund"]}),
         "currencies": "ISO 4217.",
         "min_amount": "The smallest amount of one movement, in major units; null: no limit of ours.",
-        "max_amount": "The largest amount of one movement, in major units; null: no limit of ours.",
+        "max_amount": "The largest amount of one movement, in major units: the account's, or the gateway's.",
         "availability": (
             (
                 "How our own calls of the last five minutes went, as the process that answers you saw them:"

@@ -384,7 +384,7 @@ OPERATIONS = (
                                 "kind": "collection",
                                 "currencies": ["ZMW"],
                                 "min_amount": None,
-                                "max_amount": None,
+                                "max_amount": "100000.00",
                                 "availability": "unknown",
                                 "open": True,
                                 "closed_because": None,
