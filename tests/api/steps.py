@@ -22,6 +22,14 @@ SECRET = "a secret that MTN's callbacks are signed with"
 
 PATIENCE_S = 30
 
+# Settings of a process whose platform account is no longer the one by which earlier payments went.
+ANOTHER_ACCOUNT: dict[str, dict[str, Any]] = {
+    "points elsewhere": {"mtn_collection_api_user": "8c5f5a5e-0000-4000-8000-000000000002"},
+    "is gone": dict.fromkeys(
+        ("mtn_base_url", "mtn_collection_api_user", "mtn_collection_api_key", "mtn_collection_subscription_key")
+    ),
+}
+
 T = TypeVar("T")
 REQUEST_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 

@@ -176,6 +176,20 @@ async def test_a_signed_success_that_is_not_ours_is_not_settled(
     assert await ledger(signed, payment["id"]) == {}
 
 
+@pytest.mark.parametrize("wrong", [{"amount": "9.99"}, {"currency": "KES"}, {"payer": "260961234568"}], ids=str)
+async def test_a_signed_failure_that_is_not_ours_ends_nothing_and_makes_us_ask(
+    signed: Api, simulator: Simulator, wrong: dict[str, Any]
+) -> None:
+    """Whoever believes it tells the merchant to ask again, and the payer may pay twice."""
+    payment = await unpaid(signed, simulator)
+    answer = await post_callback(signed, callback(payment, status="FAILED", reason="EXPIRED", **wrong))
+    assert answer.status_code == 200
+    assert await work(signed) == 1, "due now"
+    after = await read(signed, payment["id"])
+    assert (after["status"], after["failure"]) == ("PENDING", None)
+    assert "payment.failed" not in await history(signed, payment["id"])
+
+
 async def test_a_callback_that_overtakes_the_answer_is_not_overwritten(signed: Api, simulator: Simulator) -> None:
     await signed.pay()
     await simulator.fault(kind="payer", decision="ignore")

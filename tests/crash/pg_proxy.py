@@ -19,6 +19,8 @@ CHUNK = 65_536
 T1 = "INSERT INTO idempotency_keys"
 T2 = "WITH written AS"
 ATTEMPT = "SET attempt = attempt + 1"
+SWITCH = "WITH switched AS"
+READ = "SELECT *, clock_timestamp() AS now FROM payments"
 
 
 class Moment(Enum):

@@ -3,7 +3,10 @@
 import asyncio
 
 import httpx
+import pytest
 
+from tests.api.steps import asked_to_pay, charged, end_leases, problem, until
+from tests.conftest import ApiFactory, Simulator
 from tests.crash.invariants import assert_invariants
 from tests.crash.pg_proxy import T1, T2, Decision, Moment, PgProxy
 from tests.e2e.stack import Stack
@@ -87,3 +90,43 @@ async def test_a_database_that_is_gone_after_the_lost_commit_is_an_honest_503(st
         assert await stack.sent(payment["provider_reference"]) == 1
     assert await stack.database.value("SELECT count(*) FROM payments") == len(losses)
     await assert_invariants(stack, [*first, *(answer for answers in late for answer in answers)])
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    ["lease_token = gen_random_uuid()", "version = version + 1", "created_at = created_at - interval '3 seconds'"],
+    ids=["somebody took it", "somebody went on", "its moment is over"],
+)
+async def test_who_learns_late_that_t1_happened_sends_only_while_it_is_his_turn(
+    proxy: PgProxy, make_api: ApiFactory, simulator: Simulator, meanwhile: str
+) -> None:
+    api = await make_api(database_url=proxy.dsn)
+    hold = proxy.hold(Moment.COMMITTED, T1)
+    asking = asyncio.create_task(api.pay("k"))
+    await asyncio.wait_for(hold.reached.wait(), 20)
+    await api.database.fetch(f"UPDATE payments SET {meanwhile}")
+    hold.decide(Decision.CUT)
+    assert (await asking).status_code in (202, 409)
+    assert await asked_to_pay(simulator) == 0
+    await end_leases(api.database)
+    done = await until(api, str(await api.database.value("SELECT id FROM payments")), "SUCCESSFUL")
+    await charged(simulator, done["provider_reference"])
+
+
+async def test_a_key_that_another_order_took_after_the_lost_commit_is_not_ours(
+    proxy: PgProxy, make_api: ApiFactory
+) -> None:
+    """Neither of the two has a lease, nor has anybody gone on with it: the payment's id alone tells."""
+    api, twin = await make_api(database_url=proxy.dsn), await make_api()
+    later = {"prefer": "respond-async"}
+    lost = proxy.hold(Moment.COMMIT, T1)
+    asking = asyncio.create_task(api.pay("k", headers=later))
+    await asyncio.wait_for(lost.reached.wait(), 20)
+    again = proxy.hold(Moment.STATEMENT, T1)
+    lost.decide(Decision.CUT)
+    await asyncio.wait_for(again.reached.wait(), 20)
+    won = await twin.pay("k", amount="11", headers=later)
+    again.decide(Decision.PASS)
+    assert won.status_code == 202
+    problem(await asking, 422, "idempotency_key_reused")
+    assert await twin.database.value("SELECT count(*) FROM payments") == 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import httpx
+import pytest
 
 from kobiri.domain.ids import TenantId, new_id, new_provider_reference
 from kobiri.services import housekeeping
@@ -354,6 +355,26 @@ async def test_tenants_and_modes_do_not_share_keys(api: Api) -> None:
     assert len({answer.json()["id"] for answer in answers}) == 3
     assert not any(REPLAYED in answer.headers for answer in answers)
     assert await stored(api.database) == (3, 3)
+
+
+@pytest.mark.parametrize("first", ["test", "live"])
+async def test_a_repeat_is_told_of_its_own_modes_payment(api: Api, first: str) -> None:
+    """The very same request under the very same key: money moves in one mode and not in the other."""
+    keys = {"test": api.key, "live": await api.tenant("shop", mode="live")}
+    order = [first, *(mode for mode in keys if mode != first)]
+    told = {mode: await api.pay("k", headers={"x-api-key": keys[mode]}) for mode in order}
+    assert told["test"].json()["id"] != told["live"].json()["id"]
+    for mode, key in keys.items():
+        again = await api.pay("k", headers={"x-api-key": key})
+        assert (again.headers[REPLAYED], again.content) == ("true", told[mode].content)
+
+
+async def test_what_the_other_mode_was_told_is_no_answer_where_no_road_is_open(make_api: ApiFactory) -> None:
+    api = await make_api(mtn_mode="test")
+    assert (await api.pay("k")).status_code == 201
+    refused = await api.pay("k", headers={"x-api-key": await api.tenant("shop", mode="live")})
+    assert refused.status_code == 422
+    assert REPLAYED not in refused.headers
 
 
 async def test_two_keys_of_one_tenant_share_them(api: Api) -> None:

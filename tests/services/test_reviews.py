@@ -19,7 +19,19 @@ from kobiri.services import checking, outcomes, reviews
 from kobiri.services.reviews import Decision, Operator
 from kobiri.store import payments
 from kobiri.store.payments import Author
-from tests.api.steps import age, charged, check, eventually, gateway, history, ledger, make_due, read, until
+from tests.api.steps import (
+    ANOTHER_ACCOUNT,
+    age,
+    charged,
+    check,
+    eventually,
+    gateway,
+    history,
+    ledger,
+    make_due,
+    read,
+    until,
+)
 from tests.conftest import Api, ApiFactory, Simulator
 from tests.worker.test_unaskable import PAYER as ZAMTEL_PAYER
 from tests.worker.test_unaskable import prompt, zamtel
@@ -174,6 +186,21 @@ async def test_what_the_provider_had_and_lost_is_not_declared_failed_within_a_da
         await resolve(api, payment_id, "failed")
     await age(api.database, "23 hours")
     await resolve(api, payment_id, "failed")
+
+
+@pytest.mark.parametrize("account", ANOTHER_ACCOUNT)
+async def test_what_another_account_does_not_know_is_no_word_for_a_person_either(
+    make_api: ApiFactory, simulator: Simulator, account: str
+) -> None:
+    first = await make_api()
+    payment_id = await lost_at_mtn(first, simulator, kind="reset_before")
+    other = await make_api(**ANOTHER_ACCOUNT[account])
+    for _ in range(6):
+        await age(first.database, "11 minutes")
+        await reviews.check(gateway(other), PaymentId(payment_id), ACTOR)
+    assert (await read(first, payment_id))["status"] == "TIMEOUT"
+    await resolve(other, payment_id, "successful", "MTN-4711")  # nothing that was said speaks against it
+    assert (await read(first, payment_id))["status"] == "SUCCESSFUL"
 
 
 async def test_a_success_of_another_amount_is_no_success_and_its_money_waits_in_suspense(

@@ -232,6 +232,29 @@ async def test_t2_cannot_answer_another_payments_key(db: Database, database: Tes
     assert await database.value("SELECT response_body FROM idempotency_keys WHERE key = 'other'") is None
 
 
+async def test_an_answer_that_was_given_stays(db: Database, database: TestDatabase) -> None:
+    """A client that repeats its request must not be told two things."""
+    tenant_id = await make_tenant(db)
+    payment = await insert(db, make_payment(tenant_id), key="key-1")
+    async with db.tenant_transaction(tenant_id) as tx:
+        assert await idempotency.answer(tx, payment, Answer("key-1", 202, b"first"))
+    async with db.tenant_transaction(tenant_id) as tx:
+        assert not await idempotency.answer(tx, payment, Answer("key-1", 201, b"second"))
+    assert await write(db, payment, change_of(payment, Accepted()), Answer("key-1", 201, b"third"))
+    kept = await database.fetch("SELECT status_code, response_body FROM idempotency_keys")
+    assert [tuple(row) for row in kept] == [(202, b"first")]
+
+
+async def test_an_answer_belongs_to_one_mode(db: Database, database: TestDatabase) -> None:
+    tenant_id = await make_tenant(db)
+    live = await insert(db, make_payment(tenant_id, mode="live"), key="key-1")
+    await insert(db, make_payment(tenant_id, mode="test"), key="key-1")
+    async with db.tenant_transaction(tenant_id) as tx:
+        assert await idempotency.answer(tx, live, Answer("key-1", 202, b"live"))
+    kept = await database.fetch("SELECT mode, response_body FROM idempotency_keys ORDER BY mode")
+    assert [tuple(row) for row in kept] == [("live", b"live"), ("test", None)]
+
+
 async def test_a_word_without_the_lease_leaves_the_schedule_to_its_holder(db: Database) -> None:
     """A callback that is written while a worker asks must not cut the worker's lease short."""
     payment = await insert(db, make_payment(await make_tenant(db)))
@@ -249,9 +272,13 @@ async def test_who_read_before_a_claim_does_not_take_the_claims_lease(db: Databa
     async with db.worker_transaction() as tx:
         [claim] = await payments.claim(tx, 1, 60)
 
+    held = (await get(db, payment)).payment
+
     assert await write(db, payment, change_of(payment, Accepted(), Source.CHECK))
 
-    assert (await get(db, payment)).payment.lease_token == claim.lease_token
+    stored = (await get(db, payment)).payment
+    assert stored.accepted_at is not None
+    assert (stored.lease_token, stored.next_run_at) == (claim.lease_token, held.next_run_at)
 
 
 async def test_a_final_word_ends_the_schedule_whoever_holds_the_lease(db: Database) -> None:

@@ -35,10 +35,12 @@ from tests.api.steps import (
     problem,
     read,
     sends,
+    signature,
     until,
     work,
 )
-from tests.conftest import Api, ApiFactory, Simulator
+from tests.conftest import Api, ApiFactory, Simulator, TestDatabase
+from tests.crash.pg_proxy import READ, SWITCH, Decision, Moment, proxied
 from tests.services.scripted import order
 
 SECOND = "second"
@@ -205,6 +207,48 @@ async def test_who_is_not_the_payments_holder_any_more_takes_no_other_road(two: 
     assert await two.asked(SECOND) == 0
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "sent"),
+    [("version = version", 1), ("version = version + 1", 0), ("lease_token = gen_random_uuid()", 0)],
+    ids=["nobody came", "somebody went on", "somebody took it"],
+)
+async def test_who_learns_late_that_it_switched_sends_only_while_nobody_else_came(
+    make_api: ApiFactory, simulator: Simulator, database: TestDatabase, meanwhile: str, sent: int
+) -> None:
+    async with proxied(database.dsn) as proxy:
+        two = await two_roads(make_api, simulator, database_url=proxy.dsn)
+        await simulator.fault(**NO_TOKEN)
+        hold = proxy.hold(Moment.COMMITTED, SWITCH)
+        asking = asyncio.create_task(two.api.pay())
+        await asyncio.wait_for(hold.reached.wait(), 20)
+        await database.fetch(f"UPDATE payments SET {meanwhile}")
+        hold.decide(Decision.CUT)
+        await asking
+    row = await two.row()
+    assert (row["provider"], row["attempt"]) == (SECOND, 2), "the switch was committed"
+    assert len(await sends(simulator, str(row["provider_reference"]))) == sent
+
+
+async def test_a_switch_that_was_lost_is_not_taken_for_one_because_somebody_else_wrote(
+    make_api: ApiFactory, simulator: Simulator, database: TestDatabase
+) -> None:
+    """The row stands one version further, under its old reference: that is not the commit that allows the send."""
+    async with proxied(database.dsn) as proxy:
+        two = await two_roads(make_api, simulator, database_url=proxy.dsn)
+        await simulator.fault(**NO_TOKEN)
+        lost = proxy.hold(Moment.COMMIT, SWITCH)
+        asking = asyncio.create_task(two.api.pay())
+        await asyncio.wait_for(lost.reached.wait(), 20)
+        reads = proxy.hold(Moment.STATEMENT, READ)
+        lost.decide(Decision.CUT)
+        await asyncio.wait_for(reads.reached.wait(), 20)
+        await database.fetch("UPDATE payments SET version = version + 1")
+        reads.decide(Decision.PASS)
+        await asking
+    assert (await two.row())["provider"] == "mtn"
+    assert await two.asked(SECOND) == 0
+
+
 @pytest.mark.parametrize("fault", ["drop_after", "reset_before"])
 async def test_after_a_doubt_no_other_road_is_taken(two: Two, fault: str) -> None:
     await two.simulator.fault(kind=fault, operation="create", times=4)
@@ -344,6 +388,22 @@ async def rerouted_and_waiting(two: Two) -> tuple[dict[str, Any], dict[str, Any]
     await two.simulator.clear_faults()
     (left,) = await two.left_behind()
     return payment, payment | {"provider_reference": str(left["provider_reference"])}
+
+
+@pytest.mark.parametrize("road", ["taken", "left"])
+async def test_a_provider_is_not_heard_about_a_reference_of_another_one(two: Two, road: str) -> None:
+    """Both platform accounts have no id, and each of the two may sign: the provider itself must tell them apart."""
+    payment, old = await rerouted_and_waiting(two)
+    spoken_of, stranger = {"taken": (payment, "mtn"), "left": (old, SECOND)}[road]
+    row, asked = await two.row(), await two.asked("mtn") + await two.asked(SECOND)
+    body = callback(spoken_of)
+    answer = await two.api.client.post(f"/api/v1/webhooks/{stranger}", content=body, headers=signature(body))
+    assert answer.status_code == 200
+    await eventually(lambda: at_rest(two))
+    assert await two.row() == row, "neither settled nor asked about sooner"
+    assert await two.asked("mtn") + await two.asked(SECOND) == asked
+    (kept,) = await two.api.database.fetch("SELECT verdict, payment_id FROM callbacks")
+    assert tuple(kept) == ("unmatched", None)
 
 
 async def at_rest(two: Two) -> bool:

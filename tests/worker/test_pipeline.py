@@ -13,6 +13,7 @@ from kobiri.domain.outcome import Source
 from kobiri.services import checking, outcomes, submission
 from kobiri.store import payments
 from tests.api.steps import (
+    ANOTHER_ACCOUNT,
     age,
     asked_to_pay,
     charged,
@@ -406,6 +407,27 @@ async def test_an_account_that_points_elsewhere_sends_nothing_old_and_proves_not
     assert "payment.rerouted" in await history(other, waiting["id"])
     await until(first, payment["id"], "SUCCESSFUL")  # the old account is configured again
     await charged(simulator, payment["provider_reference"])
+
+
+@pytest.mark.parametrize("account", ANOTHER_ACCOUNT)
+async def test_what_another_account_does_not_know_may_still_have_been_charged(
+    make_api: ApiFactory, simulator: Simulator, account: str
+) -> None:
+    """Long after the last moment to send, when a not-found of the account that was used would count."""
+    first = await make_api()
+    await simulator.fault(kind="reset_before", operation="create", times=PASSES)
+    payment = await sent_unknown(first)
+    other = await make_api(**ANOTHER_ACCOUNT[account])
+
+    async def asks_for_an_hour(api: Api) -> dict[str, Any]:
+        for _ in range(6):
+            await age(api.database, "11 minutes")
+            await check(api)
+        return await read(first, payment["id"])
+
+    assert (await asks_for_an_hour(other))["status"] == "TIMEOUT"
+    done = await asks_for_an_hour(first)  # the old account is configured again: its word counts
+    assert (done["status"], done["failure"]["code"]) == ("FAILED", "not_received")
 
 
 async def test_a_repeat_heals_what_was_lost_once(api: Api, simulator: Simulator) -> None:

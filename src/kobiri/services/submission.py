@@ -117,9 +117,11 @@ async def switch(
     except (CommitUnknown, LockTimeout):
         async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
             read = await payments.get(tx, payment.tenant_id, payment.id)
-    if read is None or read.payment.provider_reference != after.provider_reference:
+    if read is None:
         return None
-    return read if read.payment.version == payment.version + 1 else None
+    found = read.payment
+    is_ours = found.provider_reference == after.provider_reference and found.lease_token == payment.lease_token
+    return read if is_ours and found.version == payment.version + 1 else None
 
 
 def lease(road: Road, payment: Payment) -> timedelta:
