@@ -464,6 +464,20 @@ async def test_a_question_with_a_bad_answer_stays_open(
 
 
 @each_kind
+async def test_a_question_that_cannot_leave_says_so(entry: registry.Registration, kind: Kind, open_bench: Open) -> None:
+    skip_unaskable(entry.spec, kind)
+    bench = await open_bench(entry, url="http://127.0.0.1:9")
+    finding = await bench.find(await bench.request("collection"))
+    assert isinstance(finding, Unknown)
+    assert (finding.asked, finding.askable, finding.outage) == (False, True, True)
+    there = await open_bench(entry)
+    await there.fault(operation="status", kind="drop_after")
+    finding = await there.find(await there.request("collection"))
+    assert isinstance(finding, Unknown)
+    assert finding.asked
+
+
+@each_kind
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_rest_that_is_asked_for_is_told(
     entry: registry.Registration, kind: Kind, status: int, open_bench: Open

@@ -260,7 +260,7 @@ async def test_questions_have_a_circuit_of_their_own() -> None:
     async with road_of(operator) as road:
         for _ in range(IN_A_ROW):
             await find(road)
-        assert await find(road) == Unknown("the circuit is open", outage=False)
+        assert await find(road) == Unknown("the circuit is open", outage=False, asked=False)
         assert len(operator.found) == IN_A_ROW
         assert road.closed_because("collection") is None
         assert await send(road) == Accepted()
@@ -402,7 +402,7 @@ async def test_who_asks_for_a_rest_gets_it() -> None:
         for passes_s in (0.0, 29.9):
             clock.now += passes_s
             assert road.closed_because("collection") == "it asked for a rest"
-            assert await find(road) == Unknown("it asked for a rest", outage=False)
+            assert await find(road) == Unknown("it asked for a rest", outage=False, asked=False)
         assert operator.found == []
         clock.now += 0.2
         assert road.closed_because("collection") is None
@@ -460,7 +460,7 @@ async def test_more_questions_than_there_are_places_in_time_are_not_asked() -> N
     async with road_of(operator, Clock()) as road:
         said = await asyncio.gather(*(find(road) for _ in range(8)))
     assert len(operator.found) == 3, "at once, and after one and two tenths"
-    assert said.count(Unknown("too many questions at once", outage=False)) == 5
+    assert said.count(Unknown("too many questions at once", outage=False, asked=False)) == 5
 
 
 async def test_who_cannot_be_asked_is_not_asked() -> None:

@@ -450,6 +450,18 @@ async def test_a_hundred_failures_do_not_double_the_load(api: Api, simulator: Si
     assert await asked_to_pay(simulator) <= len(sent) * 1.1 + BUDGET_FULL
 
 
+async def test_questions_that_never_left_are_no_checks(api: Api, simulator: Simulator) -> None:
+    """Each would slow the next one down, and the payment would wait long after the provider is back."""
+    payment = (await api.pay()).json()
+    await simulator.fault(kind="outage", operation="status")
+    for _ in range(IN_A_ROW + 10):
+        await check(api)
+    (row,) = await api.database.fetch("SELECT checks, next_run_at - now() AS wait FROM payments")
+    assert row["checks"] == IN_A_ROW
+    assert row["wait"].total_seconds() < 20
+    assert await asked(simulator, payment["provider_reference"]) == IN_A_ROW
+
+
 async def test_unknown_for_an_hour_is_given_to_a_person_and_still_resolved(api: Api, simulator: Simulator) -> None:
     await simulator.fault(kind="late_success", ms=800, times=1)
     payment = (await api.pay()).json()

@@ -71,7 +71,7 @@ class NotSent:
     @property
     def unknown(self) -> "Unknown":
         """What it means where not money was to be moved, but a question to be asked."""
-        return Unknown(self.reason, outage=self.outage, refused=self.refused)
+        return Unknown(self.reason, outage=self.outage, refused=self.refused, asked=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Unknown:
 
     `outage` is as in NotSent: False where the provider answered in good order, such as 403 or 429; `refused` too.
     `retry_after_s`: it asked for so many seconds of rest. `askable` False: it has no status query, so a person or a
-    statement must tell.
+    statement must tell. `asked` False: the question never left.
     """
 
     reason: str
@@ -88,6 +88,7 @@ class Unknown:
     retry_after_s: float | None = None
     askable: bool = True
     refused: bool = False
+    asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -375,7 +375,7 @@ def _unknown(payment: Payment, outcome: Unknown, source: Source, now: datetime, 
     if source is Source.SEND and payment.status is Status.PENDING and payment.accepted_at is None:
         event = EventDraft("payment.timed_out", {"source": source, "reason": outcome.reason})
         return _wait(replace(payment, status=Status.TIMEOUT), (event,), source, now, jitter)
-    return _wait(payment, (), source, now, jitter)
+    return _wait(payment, (), source, now, jitter, asked=outcome.asked or source is not Source.CHECK)
 
 
 def _unaskable(payment: Payment, outcome: Unknown, source: Source, now: datetime, jitter: float) -> Change:
@@ -404,13 +404,14 @@ def _wait(
     jitter: float,
     *,
     calls_back: bool = False,
+    asked: bool = True,
     at_latest: datetime | None = None,
 ) -> Change | None:
     """Not final: set the next check, and notice what has lasted too long.
 
-    `at_latest`: when the next question can tell more than this one could.
+    `asked`: whether the question left. `at_latest`: when the next one can tell more than this one could.
     """
-    checks = payment.checks + 1 if source is Source.CHECK else payment.checks
+    checks = payment.checks + 1 if source is Source.CHECK and asked else payment.checks
     status, review = payment.status, payment.review
     if status is Status.PENDING and now >= payment.expires_at:
         status = Status.TIMEOUT
@@ -419,6 +420,7 @@ def _wait(
         review = Review.UNRESOLVED
         events += (EventDraft("payment.review_needed", {"reason": review}),)
     delay = schedule.check_delay(checks, jitter, acknowledged=payment.accepted_at is not None, calls_back=calls_back)
+    delay = delay if asked else schedule.unasked_delay(jitter)
     due = now + delay if at_latest is None or at_latest <= now else min(now + delay, at_latest)
     # A callback, a statement or a person may come while a lease is held, which they must not cut short.
     keeps_schedule = source not in (Source.SEND, Source.CHECK)

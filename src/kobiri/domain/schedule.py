@@ -16,6 +16,9 @@ SEND_DELAYS_S = (1, 2, 4, 8, 15)
 # Inside of one call, while the client waits: for what may safely be repeated.
 QUICK_DELAYS_S = (0.1, 0.2, 0.4)
 
+# A question that never left costs the provider nothing: it is due again soon, and still no storm on our side.
+UNASKED_S = 15
+
 # Where the provider cannot be asked there is nothing to do but to wait for a person.
 UNASKABLE_S = 3600
 
@@ -32,6 +35,11 @@ def check_delay(checks: int, jitter: float, *, acknowledged: bool, calls_back: b
 def quick_delay_s(repeats: int, jitter: float) -> float | None:
     """How long to wait before repeating a call after `repeats` of them, in seconds; None: not once more."""
     return QUICK_DELAYS_S[repeats] * (0.8 + 0.4 * jitter) if repeats < len(QUICK_DELAYS_S) else None
+
+
+def unasked_delay(jitter: float) -> timedelta:
+    """When to try again to ask a question that never left."""
+    return _jittered((UNASKED_S,), 0, jitter)
 
 
 def unaskable_delay(jitter: float) -> timedelta:

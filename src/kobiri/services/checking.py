@@ -111,7 +111,7 @@ async def _find(gateway: Gateway, road: Road, payment: Payment) -> Finding:
         async with gateway.calls.track():
             finding = await road.find(payment.kind, payment.provider_reference)
     except TimeoutError:
-        return Unknown("this process was stopped", outage=False)
+        return Unknown("this process was stopped", outage=False, asked=False)
     if isinstance(finding, NotFound) and road.provider.fingerprint_of(payment.kind) != payment.account_fingerprint:
         return Unknown("its provider account points elsewhere now", outage=False)
     return finding

@@ -139,13 +139,13 @@ class Road:
         within_s, breaker = self.account.answer_within_s, self._breakers["find"]
         wait_s = self._pace.reserve(self._clock(), within_s / 2) if self._pace else 0.0
         if wait_s is None:
-            return Unknown("too many questions at once", outage=False)
+            return Unknown("too many questions at once", outage=False, asked=False)
         await asyncio.sleep(wait_s)
         if self._clock() < self._rests_until:
-            return Unknown("it asked for a rest", outage=False)
+            return Unknown("it asked for a rest", outage=False, asked=False)
         turn = breaker.begin()
         if turn is None:
-            return Unknown("the circuit is open", outage=False)
+            return Unknown("the circuit is open", outage=False, asked=False)
         finding = None
         try:
             finding = await self.provider.find(kind, reference, within_s=within_s - wait_s)

@@ -686,6 +686,26 @@ def test_checks_slow_down_and_only_checks_are_counted() -> None:
         assert tell(payment, Word(Accepted(), source, T0)).after.checks == 25
 
 
+@given(open_orders, moments_in_time, jitters)
+@quick
+def test_a_question_that_never_left_counts_for_nothing_and_is_due_again_soon(
+    start: Payment, now: datetime, jitter: float
+) -> None:
+    start = replace(start, checks=15)
+    unasked = Unknown("the circuit is open", outage=False, asked=False)
+    after = tell(start, Word(unasked, Source.CHECK, now, jitter)).after
+    assert (after.checks, after.not_founds) == (15, start.not_founds)
+    assert after.next_run_at is not None
+    assert timedelta(seconds=12) <= after.next_run_at - now <= timedelta(seconds=18)
+    asked = tell(start, Word(replace(unasked, asked=True), Source.CHECK, now, jitter)).after
+    assert asked.checks == 16
+    # A repeat that never left leaves the first request's doubt, and its pace.
+    sent = tell(start, Word(unasked, Source.SEND, now, jitter)).after
+    assert (
+        sent.next_run_at == tell(start, Word(replace(unasked, asked=True), Source.SEND, now, jitter)).after.next_run_at
+    )
+
+
 def test_doubt_is_asked_about_sooner_than_what_is_acknowledged_and_a_callback_is_awaited() -> None:
     def wait(outcome: Outcome) -> timedelta:
         due = say(order(), outcome, Source.SEND).after.next_run_at

@@ -239,11 +239,11 @@ class AirtelProvider:
             case _:
                 assert_never(kind)
 
-        async def ask(bearer: Bearer, deadline_s: float) -> Finding | wire.TokenRefused:
+        async def ask(bearer: Bearer, deadline_s: float) -> Finding | NotSent | wire.TokenRefused:
             try:
                 answer = await self._get(path, bearer, deadline_s)
             except (net.NotSent, net.MaybeSent) as error:
-                return Unknown(str(error))
+                return error.outcome
             return answer.heed(read(answer.status, answer.body, reference))
 
         finding: Finding | NotSent = await self._authorized(ask, within_s)

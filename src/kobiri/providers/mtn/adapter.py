@@ -204,13 +204,13 @@ class MtnProvider:
             return Unknown(NO_DISBURSEMENT, outage=False)
         url = f"{self._url(kind)}/{reference}"
 
-        async def ask(bearer: Bearer, deadline_s: float) -> Finding | wire.TokenRefused:
+        async def ask(bearer: Bearer, deadline_s: float) -> Finding | NotSent | wire.TokenRefused:
             try:
                 answer = await net.ask(
                     self._session, "GET", url, headers=bearer.value, body=None, deadline_s=deadline_s
                 )
             except (net.NotSent, net.MaybeSent) as error:
-                return Unknown(str(error))
+                return error.outcome
             return answer.heed(wire.read_status(answer.status, answer.body, reference, kind))
 
         finding: Finding | NotSent = await self._authorized(tokens, ask, within_s)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from kobiri import net
 from kobiri.domain.ids import ProviderReference
-from kobiri.domain.outcome import Accepted, Finding, Outcome, Unknown
+from kobiri.domain.outcome import Accepted, Finding, Outcome
 from kobiri.domain.payment import Kind
 from kobiri.providers.base import (
     Account,
@@ -168,8 +168,10 @@ class PawapayProvider:
         url = f"{self._base_url}{wire.PATHS[kind]}/{reference}"
         try:
             answer = await net.ask(self._session, "GET", url, headers=self._headers, body=None, deadline_s=within_s)
-        except (net.NotSent, net.MaybeSent) as error:
-            return Unknown(str(error))
+        except net.NotSent as error:
+            return error.outcome.unknown
+        except net.MaybeSent as error:
+            return error.outcome
         return answer.heed(wire.read_status(answer.status, answer.body, kind, reference))
 
     async def check(self, *, within_s: float) -> str | None:
