@@ -47,6 +47,17 @@ async def count(api: Api, table: str) -> int:
 # --- the same again -------------------------------------------------------------------------------------------------
 
 
+async def test_a_repeat_across_a_deployment_is_a_repeat(api: Api, simulator: Simulator) -> None:
+    """The hash that the version of November 2026 stored for this very request."""
+    first = await api.pay("k")
+    stored_then = bytes.fromhex("6ae2641af2a563efef278ba3e8b980faa646c6a3b1806d2dc837915c2e650244")
+    await api.database.fetch("UPDATE idempotency_keys SET fingerprint = $1", stored_then)
+    again = await api.pay("k")
+    assert (again.status_code, again.content, again.headers[REPLAYED]) == (201, first.content, "true")
+    problem(await api.pay("k", amount="10.01"), 422, "idempotency_key_reused")
+    assert len(await simulator.movements()) == 1
+
+
 async def test_a_repeat_gets_the_same_bytes_and_nothing_happens(api: Api, simulator: Simulator) -> None:
     first = await api.pay("k", reference="order-1", description="Zwei Bücher", metadata={"z": "1", "a": "2"})
     assert first.status_code == 201

@@ -59,7 +59,12 @@ class PaymentRequest(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def fingerprint(method: str, path: str, order: Order) -> bytes:
-    """What makes two requests the same: what they ask for, however it is spelt (spaces, order of names, 5 or 5.00)."""
+    """What makes two requests the same: what they ask for, however it is spelt (spaces, order of names, 5 or 5.00).
+
+    It is stored, and the next version must make the same of a repeat. So these ten keep their places for ever, also
+    one that is not taken any more (None). A new field is appended behind them as {"name": value}, and only where it is
+    given: every request that does not know it keeps its hash.
+    """
     canonical = msgspec.json.encode(
         [
             method,
