@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -13,7 +14,8 @@ from kobiri.domain.errors import Busy, DatabaseUnavailable
 from kobiri.store import db as store_db
 from kobiri.store.db import PLATFORM, CommitUnknown, Database, LockTimeout
 from kobiri.store.migrations import run as migrations
-from tests.conftest import TestDatabase
+from kobiri.store.pool import Pool
+from tests.conftest import Cluster, TestDatabase
 from tests.store.builders import get, insert, lock_awaited, make_payment, make_tenant
 
 
@@ -50,6 +52,198 @@ async def test_a_commit_is_kept_and_an_error_takes_all_back(db: Database) -> Non
     with pytest.raises(ZeroDivisionError):
         await fail()
     assert (await get(db, payment)).payment.version == payment.version
+
+
+async def test_an_error_that_was_swallowed_inside_is_not_told_as_a_commit(db: Database) -> None:
+    async def swallow() -> None:
+        async with db.gate_transaction() as tx:
+            with suppress(asyncpg.PostgresError):
+                await tx.execute("SELECT 1/0")
+
+    with pytest.raises(AssertionError, match="swallowed"):
+        await swallow()
+    await usable(db)
+
+
+# What PostgreSQL says when the fault is not in the statement, and whether the pool's other connections are suspect.
+TROUBLES = {
+    "53100": False,  # disk full
+    "53200": False,  # out of memory
+    "53300": False,  # too many connections
+    "53400": False,
+    "58030": False,  # an error of the disk
+    "58P01": False,
+    "XX000": False,
+    "XX001": False,  # a page is corrupt
+    "25P03": False,
+    "25P04": False,
+    "08006": True,
+    "08P01": True,  # PgBouncer's own
+    "57P01": True,  # the server shuts down
+    "57P02": True,
+    "57P03": True,
+    "25006": True,  # read-only: a primary that was demoted
+    "26000": True,  # a prepared statement that another server connection has
+    "42P05": True,
+}
+
+
+async def backend(db: Database) -> int:
+    """Which of the server's processes the next transaction gets."""
+    async with db.gate_transaction() as tx:
+        pid: int = await tx.fetchval("SELECT pg_backend_pid()")
+        return pid
+
+
+async def raises_at_commit(database: TestDatabase) -> None:
+    """A table that refuses at COMMIT with the SQLSTATE that was put in."""
+    await database.fetch("CREATE TABLE troubles (sqlstate text)")
+    await database.fetch("GRANT INSERT ON troubles TO kobiri_api")
+    await database.fetch(
+        "CREATE FUNCTION raise_it() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'trouble' USING ERRCODE = NEW.sqlstate; END $$"
+    )
+    await database.fetch(
+        "CREATE CONSTRAINT TRIGGER t AFTER INSERT ON troubles DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION raise_it()"
+    )
+
+
+@pytest.mark.parametrize("at_commit", [False, True], ids=["inside", "at-commit"])
+async def test_what_is_not_the_statements_fault_is_the_database_that_is_away(
+    database: TestDatabase, at_commit: bool
+) -> None:
+    """The connection is not used again; where the server itself is suspect, no other that was open is either."""
+    db = await Database.open(database.dsn, pool_size=2)
+    if at_commit:
+        await raises_at_commit(database)
+
+    async def fail(sqlstate: str) -> int:
+        async with db.gate_transaction() as tx:
+            pid: int = await tx.fetchval("SELECT pg_backend_pid()")
+            failed.append(pid)
+            if at_commit:
+                await tx.execute("INSERT INTO troubles VALUES ($1)", sqlstate)
+            else:
+                await tx.execute(f"DO $$ BEGIN RAISE EXCEPTION 'trouble' USING ERRCODE = '{sqlstate}'; END $$")
+        return pid
+
+    for sqlstate, all_suspect in TROUBLES.items():
+        async with db.gate_transaction() as tx:
+            lent = await tx.fetchval("SELECT pg_backend_pid()")
+            free = await backend(db)  # two are open now
+            failed: list[int] = []
+            with pytest.raises(DatabaseUnavailable) as raised:
+                await fail(sqlstate)
+            assert isinstance(raised.value, CommitUnknown) is at_commit, sqlstate
+            assert raised.value.retry_after_s, sqlstate
+            assert failed == [free], sqlstate
+        assert (await backend(db) != lent) is all_suspect, sqlstate
+        async with db.gate_transaction():
+            assert await backend(db) != free, sqlstate
+    await db.close()
+
+
+async def test_what_is_refused_at_commit_is_no_lost_commit(db: Database, database: TestDatabase) -> None:
+    await raises_at_commit(database)
+    with pytest.raises(asyncpg.CheckViolationError):
+        async with db.gate_transaction() as tx:
+            await tx.execute("INSERT INTO troubles VALUES ('23514')")
+    await usable(db)
+
+
+async def test_a_plan_from_before_the_schema_changed_costs_one_failure(database: TestDatabase) -> None:
+    db = await Database.open(database.dsn, pool_size=2)
+    await database.fetch("CREATE TABLE coins (n integer)")
+    await database.fetch("GRANT SELECT ON coins TO kobiri_api")
+
+    async def read() -> None:
+        async with db.gate_transaction() as tx:
+            await tx.fetch("SELECT * FROM coins")
+
+    async with db.gate_transaction() as tx:
+        await tx.fetch("SELECT * FROM coins")
+        await read()
+    await database.fetch("ALTER TABLE coins ADD COLUMN metal text")
+    with pytest.raises(DatabaseUnavailable):
+        await read()
+    async with db.gate_transaction() as tx:
+        await tx.fetch("SELECT * FROM coins")
+        await read()
+    await db.close()
+
+
+async def test_a_server_that_was_read_only_for_a_while(database: TestDatabase, cluster: Cluster) -> None:
+    """A session keeps what the database said when it was opened: none of that time may be used again."""
+    db = await Database.open(database.dsn, pool_size=2)
+    tenant_id = await make_tenant(db)
+    name = await database.value("SELECT current_database()")
+    await cluster.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    await kill_backends(database)
+    while True:
+        with suppress(DatabaseUnavailable):
+            async with db.gate_transaction():
+                await usable(db)  # both are opened anew, and are read-only
+            break
+    with pytest.raises(DatabaseUnavailable):
+        await insert(db, make_payment(tenant_id))
+    async with db.gate_transaction():
+        await usable(db)
+    await cluster.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    with pytest.raises(DatabaseUnavailable):
+        await insert(db, make_payment(tenant_id))
+    async with db.gate_transaction():
+        await insert(db, make_payment(tenant_id))
+        await insert(db, make_payment(tenant_id))
+    await db.close()
+
+
+async def test_a_login_that_is_refused_for_a_while(database: TestDatabase) -> None:
+    """At start it is told as PostgreSQL tells it; a process that runs calls it the database that is away."""
+    db = await Database.open(database.dsn, pool_size=1)
+    name = await database.value("SELECT current_database()")
+    await database.fetch(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
+    await kill_backends(database)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await Database.open(database.dsn, pool_size=1)
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailable):
+            await usable(db)
+    await database.fetch(f"GRANT CONNECT ON DATABASE {name} TO PUBLIC")
+    await usable(db)
+    await db.close()
+
+
+async def test_a_connection_whose_user_was_cancelled_is_not_used_again(single: Database) -> None:
+    before = await backend(single)
+    begun = asyncio.Event()
+
+    async def wait() -> None:
+        async with single.gate_transaction() as tx:
+            begun.set()
+            await tx.execute("SELECT pg_sleep(30)")
+
+    waiting = asyncio.create_task(wait())
+    await begun.wait()
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await backend(single) != before
+
+
+async def test_a_connection_that_comes_back_inside_of_a_transaction_is_not_used_again(database: TestDatabase) -> None:
+    pool = Pool(database.dsn, size=1, connect_within_s=5, command_within_s=5, statement_cache_size=0)
+    first = await pool.acquire(1)
+    await first.execute("BEGIN")
+    pool.release(first)
+    second = await pool.acquire(1)
+    assert second is not first
+    pool.release(second)
+    assert await pool.acquire(1) is second
+    await pool.close()
+    pool.release(second)
+    assert second.is_closed()
 
 
 async def test_who_waits_too_long_for_a_row_is_told_so(db: Database) -> None:

@@ -202,6 +202,18 @@ def test_sql_is_the_stores() -> None:
     assert wrong == []
 
 
+EVERYTHING = re.compile(r"(\bSELECT\s+|\bRETURNING\s+|,\s*|\w\.)\*(?!\s+FROM unnest)")
+
+
+def test_no_statement_of_the_store_returns_whatever_columns_there_are() -> None:
+    """A column that a migration adds would make PostgreSQL refuse what running processes have prepared."""
+    wrong = []
+    for name, path in sources():
+        if name.startswith("store/") and "/migrations/" not in name:
+            wrong += [f"{name}: {text[:60]}" for text in names_in_code(path.read_text()) if EVERYTHING.search(text)]
+    assert wrong == []
+
+
 CARRIES_A_TENANT = {"tenant_id", "payment", "before", "claim"}
 
 SEES_ALL_TENANTS = {

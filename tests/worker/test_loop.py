@@ -9,8 +9,10 @@ from time import monotonic
 
 import pytest
 
-from kobiri.services import checking
+from kobiri.domain.errors import DatabaseUnavailable
+from kobiri.services import checking, housekeeping
 from kobiri.services.gateway import Gateway
+from kobiri.store.db import CommitUnknown, Database, LockTimeout
 from kobiri.store.payments import Claim
 from kobiri.worker import loop, tasks
 from tests.api.steps import PATIENCE_S, charged, eventually, gateway, make_due, read, sends
@@ -63,6 +65,36 @@ async def test_a_defect_with_one_payment_does_not_stop_the_others(api: Api, monk
     async with worker(api):
         await reaches(api, good, "SUCCESSFUL")
     assert (await read(api, bad))["status"] == "PENDING"
+
+
+async def test_no_loop_ends_by_an_error(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whatever kind: what cannot be claimed or sealed now is claimed and sealed later."""
+    monkeypatch.setattr(loop, "TROUBLE_S", 0.01)
+    claim_due, seal_events = checking.claim_due, housekeeping.seal_events
+    errors: list[Exception] = [DatabaseUnavailable(), LockTimeout(), CommitUnknown(), RuntimeError(), OSError()]
+    failing = {"claim": [*errors], "seal": [*errors]}
+
+    async def claim(parts: Gateway, limit: int) -> list[Claim]:
+        if failing["claim"]:
+            raise failing["claim"].pop()
+        return await claim_due(parts, limit)
+
+    async def seal(db: Database) -> int:
+        if failing["seal"]:
+            raise failing["seal"].pop()
+        return await seal_events(db)
+
+    monkeypatch.setattr(checking, "claim_due", claim)
+    monkeypatch.setattr(housekeeping, "seal_events", seal)
+    async with worker(api):
+        payment = (await api.pay(headers={"prefer": "respond-async"})).json()
+        await reaches(api, payment["id"], "SUCCESSFUL")
+
+        async def sealed() -> bool:
+            return not await api.database.value("SELECT count(*) FROM unsealed_events")
+
+        await eventually(sealed)
+    assert failing == {"claim": [], "seal": []}
 
 
 async def test_told_to_stop_it_finishes_what_is_at_hand(api: Api, simulator: Simulator) -> None:

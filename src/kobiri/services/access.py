@@ -10,7 +10,7 @@ from ipaddress import ip_address
 import structlog
 
 from kobiri.domain import api_key
-from kobiri.domain.errors import AddressNotAllowed, DatabaseUnavailable, Unauthenticated
+from kobiri.domain.errors import AddressNotAllowed, KobiriError, Unauthenticated
 from kobiri.domain.ids import TenantId
 from kobiri.domain.payment import Mode
 from kobiri.store import tenants
@@ -72,14 +72,21 @@ class Access:
         )
 
     async def note_use(self) -> None:
-        """Write down which keys were used since the last call; run about once a minute."""
+        """Write down which keys were used since the last call; run about once a minute.
+
+        Raises nothing: what could not be written is tried again with the next call.
+        """
         used, self._used = sorted(self._used), set()
         if not used:
             return
         try:
             async with self._db.gate_transaction() as tx:
                 await tenants.note_key_use(tx, used)
-        except DatabaseUnavailable:
+        except KobiriError as error:
+            log.warning("access.use_not_noted", code=error.code)
+            self._used.update(used)
+        except Exception:
+            log.exception("access.note_use_crashed")
             self._used.update(used)
 
     async def _owner(self, key_id: str) -> KeyOwner | None:

@@ -32,17 +32,29 @@ class StoredAccount:
     updated_at: datetime | None = None
 
 
+COLUMNS = """
+    id, tenant_id, provider, mode, name, base_url, currency, min_minor, max_minor, priority, version, master_key_id,
+    wrapped_key, sealed, callback_token_hash, enabled, disabled_reason, updated_at
+"""
+
+LIST_OF = f"SELECT {COLUMNS} FROM provider_accounts WHERE tenant_id = $1 ORDER BY priority, created_at, id"  # noqa: S608
+
+FIND = f"SELECT {COLUMNS} FROM provider_accounts WHERE tenant_id = $1 AND mode = $2 AND name = $3"  # noqa: S608
+
+WRAPPED_OTHERWISE = f"""
+SELECT {COLUMNS} FROM provider_accounts WHERE master_key_id <> $1 AND ($2::uuid IS NULL OR id > $2)
+ORDER BY id LIMIT $3 FOR UPDATE
+"""  # noqa: S608
+
+
 async def list_of(tx: Tx, tenant_id: TenantId) -> list[StoredAccount]:
     """A tenant's accounts, the first to be tried first."""
-    rows = await tx.fetch(
-        "SELECT * FROM provider_accounts WHERE tenant_id = $1 ORDER BY priority, created_at, id", tenant_id
-    )
-    return [_account(row) for row in rows]
+    return [_account(row) for row in await tx.fetch(LIST_OF, tenant_id)]
 
 
 async def match(tx: Tx, token_hash: bytes) -> tuple[TenantId, AccountId, str] | None:
     """Whose account a callback's path names: tenant, account, provider. Needs a gate transaction."""
-    row = await tx.fetchrow("SELECT * FROM match_account($1)", token_hash)
+    row = await tx.fetchrow("SELECT tenant_id, account_id, provider FROM match_account($1)", token_hash)
     return (TenantId(str(row["tenant_id"])), AccountId(str(row["account_id"])), row["provider"]) if row else None
 
 
@@ -51,9 +63,7 @@ async def match(tx: Tx, token_hash: bytes) -> tuple[TenantId, AccountId, str] | 
 
 async def find(tx: Tx, tenant_id: TenantId, mode: Mode, name: str) -> StoredAccount | None:
     """An account by its name, which is unique in tenant and mode."""
-    row = await tx.fetchrow(
-        "SELECT * FROM provider_accounts WHERE tenant_id = $1 AND mode = $2 AND name = $3", tenant_id, mode, name
-    )
+    row = await tx.fetchrow(FIND, tenant_id, mode, name)
     return _account(row) if row else None
 
 
@@ -102,16 +112,7 @@ async def set_enabled(tx: Tx, account: StoredAccount, disabled_reason: str | Non
 
 async def wrapped_otherwise(tx: Tx, key_id: str, after: AccountId | None, limit: int) -> list[StoredAccount]:
     """Accounts whose data key is not wrapped by this master key, of any tenant, by id; they are locked."""
-    rows = await tx.fetch(
-        """
-        SELECT * FROM provider_accounts WHERE master_key_id <> $1 AND ($2::uuid IS NULL OR id > $2)
-        ORDER BY id LIMIT $3 FOR UPDATE
-        """,
-        key_id,
-        after,
-        limit,
-    )
-    return [_account(row) for row in rows]
+    return [_account(row) for row in await tx.fetch(WRAPPED_OTHERWISE, key_id, after, limit)]
 
 
 async def rewrap(tx: Tx, account: StoredAccount, envelope: Envelope) -> None:

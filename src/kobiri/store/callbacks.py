@@ -106,7 +106,10 @@ class KeptCallback:
 async def of_payment(tx: Tx, tenant_id: TenantId, payment_id: PaymentId) -> list[KeptCallback]:
     """What providers posted about one payment, oldest first."""
     rows = await tx.fetch(
-        "SELECT * FROM callbacks WHERE tenant_id = $1 AND payment_id = $2 ORDER BY received_at", tenant_id, payment_id
+        "SELECT provider, verdict, body, times, received_at FROM callbacks"
+        " WHERE tenant_id = $1 AND payment_id = $2 ORDER BY received_at",
+        tenant_id,
+        payment_id,
     )
     return [
         KeptCallback(row["provider"], row["verdict"], row["body"], row["times"], row["received_at"]) for row in rows

@@ -38,17 +38,18 @@ class CommitUnknown(DatabaseUnavailable):
 
 
 # A connection that is gone, in all the shapes in which the driver reports it.
-CONNECTION_LOST = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.InternalClientError,
-    ConnectionError,
-    OSError,
-    TimeoutError,
-)
+CONNECTION_LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+# What PostgreSQL says when the fault is not in our statement, by the beginning of its SQLSTATE: the connection failed
+# (08), resources are used up (53: disk full, out of memory, too many connections), somebody intervened (57), the
+# machine failed (58), PostgreSQL itself did (XX), it takes no writes (25006), a session's time is over (25P03, 25P04),
+# a statement was prepared on another server connection (26000, 42P05: PgBouncer without
+# DATABASE_STATEMENT_CACHE_SIZE=0). A statement that was prepared before the schema changed is a class of the driver's.
+NOT_OUR_STATEMENT = ("08", "53", "57", "58", "XX", "25006", "25P03", "25P04", "26000", "42P05")
+
+# After these the pool's other connections are no better than the one that told: they lead to a server that was
+# demoted or is shutting down, or they hold statements that were prepared before the schema changed.
+ALL_SUSPECT = ("08", "57P", "25006", "26000", "42P05")
 
 
 class Database:
@@ -59,7 +60,7 @@ class Database:
 
     @classmethod
     async def open(cls, dsn: str, *, pool_size: int, statement_cache_size: int = 100) -> Self:
-        """Connect. Raises DatabaseUnavailable."""
+        """Connect. Raises DatabaseUnavailable, or what PostgreSQL says to this login: an operator can mend that."""
         pool = Pool(
             dsn,
             size=pool_size,
@@ -68,8 +69,13 @@ class Database:
             statement_cache_size=statement_cache_size,
         )
         database = cls(pool)
-        async with database._transaction("SET LOCAL application_name = 'kobiri'"):
-            return database
+        try:
+            async with database._transaction("SET LOCAL application_name = 'kobiri'"):
+                return database
+        except DatabaseUnavailable as error:
+            if isinstance(error.__cause__, asyncpg.PostgresError) and not _is_unavailable(error.__cause__):
+                raise error.__cause__ from None
+            raise
 
     async def close(self) -> None:
         await self._pool.close()
@@ -136,11 +142,11 @@ class _Transaction(AbstractAsyncContextManager[Tx]):
             self._connection = await self._pool.acquire(POOL_WAIT_S)
         except NoneFree:
             raise Busy("No database connection became free in time.", retry_after_s=1) from None
-        except Exception as error:
-            ours = _ours(error)
-            if ours is error:
-                raise
-            raise ours from error
+        except asyncpg.ClientConfigurationError:
+            raise
+        except (*CONNECTION_LOST, asyncpg.PostgresError) as error:
+            # A refused password, a database that is gone for a while: no fault of what is asked.
+            raise _unavailable(error) from error
         try:
             await self._connection.execute(self._begin)
         except BaseException as error:
@@ -153,12 +159,14 @@ class _Transaction(AbstractAsyncContextManager[Tx]):
             await self._abandon(error)
             return
         try:
-            await self._connection.execute("COMMIT")
-        except CONNECTION_LOST as lost:
-            self._drop()
-            raise CommitUnknown(retry_after_s=1) from lost
+            done = await self._connection.execute("COMMIT")
+            # PostgreSQL rolls back, and calls that no error, where a statement's error was swallowed before.
+            assert done == "COMMIT", "an error inside of this transaction was swallowed"
         except BaseException as refusal:
-            await self._abandon(refusal)
+            try:
+                await self._abandon(refusal)
+            except DatabaseUnavailable as lost:
+                raise CommitUnknown(retry_after_s=1) from lost
             raise
         self._pool.release(self._connection)
 
@@ -166,16 +174,15 @@ class _Transaction(AbstractAsyncContextManager[Tx]):
         """Give the connection back after an error; raises ours where it was the driver's."""
         ours = _ours(error)
         if isinstance(ours, DatabaseUnavailable) or not isinstance(ours, Exception):
-            self._drop()  # lost, or cancelled in the middle of a statement: nobody knows what it is at
+            # Lost, or cancelled in the middle of a statement: nobody knows what it is at.
+            self._pool.drop(self._connection)
+            if _makes_all_suspect(error):
+                self._pool.distrust()
         else:
             await _roll_back(self._connection)
             self._pool.release(self._connection)
         if ours is not error:
             raise ours from error
-
-    def _drop(self) -> None:
-        self._connection.terminate()
-        self._pool.release(self._connection)
 
 
 async def _roll_back(connection: Tx) -> None:
@@ -189,14 +196,33 @@ def _ours(error: BaseException) -> BaseException:
     """The driver's errors as ours; a mistake in our SQL or arguments stays what it is."""
     if isinstance(error, asyncpg.DataError | asyncpg.ClientConfigurationError):
         return error
-    if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.DeadlockDetectedError):
+    if isinstance(error, asyncpg.LockNotAvailableError | asyncpg.TransactionRollbackError):
         return LockTimeout("Another request is at work on the same thing.", retry_after_s=1)
     if isinstance(error, asyncpg.QueryCanceledError):
         return Busy("The database took too long.", retry_after_s=1)
-    if isinstance(error, CONNECTION_LOST):
-        log.warning("database.unavailable", error=type(error).__name__)
-        return DatabaseUnavailable(retry_after_s=1)
-    return error
+    return _unavailable(error) if _is_unavailable(error) else error
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    if isinstance(error, asyncpg.PostgresError):
+        return _is_stale(error) or str(error.sqlstate).startswith(NOT_OUR_STATEMENT)
+    return isinstance(error, CONNECTION_LOST)
+
+
+def _is_stale(error: asyncpg.PostgresError) -> bool:
+    """The statement was prepared before the schema changed."""
+    return isinstance(error, asyncpg.InvalidCachedStatementError)
+
+
+def _unavailable(error: BaseException) -> DatabaseUnavailable:
+    log.warning("database.unavailable", error=type(error).__name__, sqlstate=getattr(error, "sqlstate", None))
+    return DatabaseUnavailable(retry_after_s=1)
+
+
+def _makes_all_suspect(error: BaseException) -> bool:
+    if isinstance(error, asyncpg.PostgresError):
+        return _is_stale(error) or str(error.sqlstate).startswith(ALL_SUSPECT)
+    return isinstance(error, CONNECTION_LOST)
 
 
 # What an operator's command may meet beside ours: a wrong password, a missing right, a database without migrations.

@@ -31,6 +31,7 @@ class Pool:
         self._statement_cache_size = statement_cache_size
         self._places = asyncio.Semaphore(size)
         self._free: list[Connection] = []
+        self._lent: set[Connection] = set()  # those that may be lent again
         self._closed = False
 
     async def acquire(self, within_s: float) -> Connection:
@@ -49,19 +50,35 @@ class Pool:
             while self._free:
                 connection = self._free.pop()
                 if not connection.is_closed():
+                    self._lent.add(connection)
                     return connection
-            return await self._connect()
+            connection = await self._connect()
         except BaseException:
             self._places.release()
             raise
+        self._lent.add(connection)
+        return connection
 
     def release(self, connection: Connection) -> None:
         """Give a connection back. One that is still inside of a transaction is dropped."""
-        if self._closed or connection.is_closed() or connection.is_in_transaction():
-            connection.terminate()
-        else:
+        usable = connection in self._lent and not connection.is_closed() and not connection.is_in_transaction()
+        if usable and not self._closed:
             self._free.append(connection)
+        else:
+            connection.terminate()
+        self._lent.discard(connection)
         self._places.release()
+
+    def drop(self, connection: Connection) -> None:
+        """Give a connection back that is not to be used again."""
+        self._lent.discard(connection)
+        self.release(connection)
+
+    def distrust(self) -> None:
+        """Use no connection again that is open now: the server at their other end is not what it was."""
+        self._lent.clear()
+        while self._free:
+            self._free.pop().terminate()
 
     async def close(self) -> None:
         """Close what is free; what is lent out is closed when it comes back."""

@@ -17,12 +17,15 @@ class Switch:
 
 async def closed(tx: Tx) -> Mapping[str, str]:
     """The providers that are switched off, each with its reason. Needs a gate transaction."""
-    return {row["provider"]: row["reason"] for row in await tx.fetch("SELECT * FROM closed_providers()")}
+    return {row["provider"]: row["reason"] for row in await tx.fetch("SELECT provider, reason FROM closed_providers()")}
 
 
 async def list_all(tx: Tx) -> list[Switch]:
     """Every switch that was ever moved. Needs an operator's transaction."""
-    rows = await tx.fetch("SELECT * FROM provider_switches WHERE tenant_id = $1 ORDER BY provider", PLATFORM)
+    rows = await tx.fetch(
+        "SELECT provider, is_open, reason, changed_at FROM provider_switches WHERE tenant_id = $1 ORDER BY provider",
+        PLATFORM,
+    )
     return [Switch(row["provider"], row["is_open"], row["reason"], row["changed_at"]) for row in rows]
 
 

@@ -72,7 +72,11 @@ class KeyOwner:
 
 async def find_key(tx: Tx, key_id: str) -> KeyOwner | None:
     """Whose key this is. Needs a gate transaction."""
-    row = await tx.fetchrow("SELECT * FROM authenticate_key($1)", key_id)
+    row = await tx.fetchrow(
+        "SELECT tenant_id, slug, tenant_status, tenant_throttle_limit, mode, secret_hmac, scopes, allowed_addresses,"
+        " throttle_limit, expires_at, revoked_at FROM authenticate_key($1)",
+        key_id,
+    )
     if row is None:
         return None
     return KeyOwner(
@@ -98,11 +102,14 @@ async def note_key_use(tx: Tx, key_ids: list[str]) -> None:
 # What follows is the operator's: it needs an operator's transaction.
 
 
+TENANT = "id, slug, name, status, throttle_limit, created_at"
+
+
 async def create_tenant(tx: Tx, slug: str, name: str, throttle_limit: int | None) -> Tenant | None:
     """Insert a tenant; None when the slug is taken."""
     try:
         row = await tx.fetchrow(
-            "INSERT INTO tenants (id, slug, name, throttle_limit) VALUES ($1, $2, $3, $4) RETURNING *",
+            f"INSERT INTO tenants (id, slug, name, throttle_limit) VALUES ($1, $2, $3, $4) RETURNING {TENANT}",  # noqa: S608
             new_id(),
             slug,
             name,
@@ -116,13 +123,14 @@ async def create_tenant(tx: Tx, slug: str, name: str, throttle_limit: int | None
 
 async def get_tenant(tx: Tx, slug: str) -> Tenant | None:
     """A merchant by its slug; the platform is none."""
-    row = await tx.fetchrow("SELECT * FROM tenants WHERE slug = $1 AND id <> $2", slug, PLATFORM)
+    row = await tx.fetchrow(f"SELECT {TENANT} FROM tenants WHERE slug = $1 AND id <> $2", slug, PLATFORM)  # noqa: S608
     return _tenant(row) if row else None
 
 
 async def list_tenants(tx: Tx) -> list[Tenant]:
     """All merchants, oldest first."""
-    return [_tenant(row) for row in await tx.fetch("SELECT * FROM tenants WHERE id <> $1 ORDER BY id", PLATFORM)]
+    rows = await tx.fetch(f"SELECT {TENANT} FROM tenants WHERE id <> $1 ORDER BY id", PLATFORM)  # noqa: S608
+    return [_tenant(row) for row in rows]
 
 
 async def set_status(tx: Tx, tenant_id: TenantId, status: str) -> None:
@@ -150,7 +158,11 @@ async def insert_key(tx: Tx, tenant_id: TenantId, key: StoredKey) -> None:
 
 async def list_keys(tx: Tx, tenant_id: TenantId) -> list[ListedKey]:
     """A merchant's keys, oldest first, revoked ones included."""
-    rows = await tx.fetch("SELECT * FROM api_keys WHERE tenant_id = $1 ORDER BY created_at, key_id", tenant_id)
+    rows = await tx.fetch(
+        "SELECT key_id, name, mode, last4, scopes, allowed_addresses, throttle_limit, expires_at, revoked_at,"
+        " last_used_at, created_at FROM api_keys WHERE tenant_id = $1 ORDER BY created_at, key_id",
+        tenant_id,
+    )
     return [
         ListedKey(
             key_id=row["key_id"],

@@ -37,7 +37,7 @@ async def _resume_due(gateway: Gateway, stop: asyncio.Event, concurrency: int, g
     pause_s = BUSY_S
     while not stop.is_set():
         room = concurrency - gateway.calls.running
-        claims = await _claim(gateway, room) if room > 0 else []
+        claims = await _claim(gateway, room, stop) if room > 0 else []
         for claim in claims:
             gateway.calls.start(_resume(gateway, claim))
         # Twice as slow after each look that found nothing, and at once again after one that did.
@@ -46,13 +46,16 @@ async def _resume_due(gateway: Gateway, stop: asyncio.Event, concurrency: int, g
     await gateway.calls.drain(grace_s)
 
 
-async def _claim(gateway: Gateway, limit: int) -> list[Claim]:
+async def _claim(gateway: Gateway, limit: int, stop: asyncio.Event) -> list[Claim]:
     try:
         return await checking.claim_due(gateway, limit)
     except KobiriError as error:
         log.warning("worker.claim_failed", code=error.code)
-        await asyncio.sleep(TROUBLE_S)
-        return []
+    except Exception:
+        # A defect here must not end the calls that are open, nor the other tasks.
+        log.exception("worker.claim_crashed")
+    await _sleep(stop, TROUBLE_S)
+    return []
 
 
 async def _resume(gateway: Gateway, claim: Claim) -> None:
