@@ -20,7 +20,7 @@ T1 = "INSERT INTO idempotency_keys"
 T2 = "WITH written AS"
 ATTEMPT = "SET attempt = attempt + 1"
 SWITCH = "WITH switched AS"
-READ = "SELECT *, clock_timestamp() AS now FROM payments"
+READ = "clock_timestamp() AS now FROM payments"
 
 
 class Moment(Enum):
