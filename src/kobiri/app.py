@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -139,7 +139,10 @@ def provider_specs() -> dict[str, ProviderSpec]:
 
 
 def platform_roads(settings: Settings) -> list[Road]:
-    """The platform's own provider accounts, as far as the environment names them, in the registry's order."""
+    """The platform's own provider accounts, as far as the environment names them, in the registry's order.
+
+    Raises ConfigurationError.
+    """
     made = ((entry, registry.platform_account(settings, entry.spec)) for entry in registry.PROVIDERS)
     return [
         Road(entry.build(account), largest_minor=settings.payment_max_amounts)
@@ -160,6 +163,8 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 async def gateway(settings: Settings) -> Gateway:
     """The dependencies of the services in one process. Must run inside the event loop that will use them."""
+    if settings.kobiri_demo:
+        net.stay_on_this_machine()
     db = await Database.open(
         dsn(settings),
         pool_size=settings.database_pool_size,
@@ -208,10 +213,15 @@ def provider_ids() -> tuple[str, ...]:
     return tuple(registry.BY_ID)
 
 
-def simulated_environment(simulator_url: str) -> dict[str, str]:
-    """Settings of accounts at every provider's simulator, by the variables' names. They serve live and test keys."""
+def simulated_environment(simulator_url: str, but: Container[str] = ()) -> dict[str, str]:
+    """Settings of accounts at the providers' simulators, `but` some, by the variables' names.
+
+    They serve live and test keys.
+    """
     variables: dict[str, str] = {}
     for provider, values in registry.simulated_values().items():
+        if provider in but:
+            continue
         own = {"base_url": f"{simulator_url}/{provider}", "mode": "both", **values}
         variables |= {f"{provider}_{name}".upper(): value for name, value in own.items()}
     return variables
@@ -337,6 +347,8 @@ def check(settings: Settings) -> None:
     Raises ConfigurationError, DatabaseUnavailable and the driver's errors.
     """
     pepper(settings)
+    for entry in registry.PROVIDERS:
+        registry.platform_account(settings, entry.spec)
 
     async def look() -> None:
         async with database(settings) as db, db.gate_transaction():

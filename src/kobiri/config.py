@@ -11,14 +11,17 @@ from typing import Annotated, Literal
 from urllib.parse import quote, urlencode, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from kobiri.domain import webhook
+from kobiri.domain.address import on_this_machine
 from kobiri.domain.envelope import MasterKeys
 from kobiri.domain.errors import KobiriError
 from kobiri.domain.money import LARGEST_MINOR, read_largest
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+NOT_IN_A_DEMO = "kobiri demo calls nothing outside this machine, and has a database of its own; unset it, in .env too"
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
@@ -37,6 +40,8 @@ class Settings(BaseSettings):
     port: Port = 8000
     simulator_port: Port = 8001
     public_base_url: str | None = None
+    # Set by kobiri demo for its processes: they call nothing outside this machine, and use no database but its own.
+    kobiri_demo: bool = False
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
 
     # Processes
@@ -220,6 +225,15 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _stays_here(self) -> "Settings":
+        for name in type(self).model_fields if self.kobiri_demo else ():
+            value = _text(getattr(self, name))
+            elsewhere = name.endswith("_url") and not on_this_machine(value or "")
+            if value is not None and (elsewhere or name == "database_host"):
+                raise ValueError(f"{name.upper()}: {NOT_IN_A_DEMO}")
+        return self
+
+    @model_validator(mode="after")
     def _operator_signs(self) -> "Settings":
         if self.operator_webhook_url and not self.operator_webhook_secret:
             raise ValueError("OPERATOR_WEBHOOK_URL needs OPERATOR_WEBHOOK_SECRET: what is posted there is signed")
@@ -269,10 +283,19 @@ class Settings(BaseSettings):
         return timedelta(seconds=self.payment_expires_after_seconds)
 
 
-def load() -> Settings:
+def _text(value: object) -> str | None:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value if isinstance(value, str) else None
+
+
+def named() -> frozenset[str]:
+    """What the environment and `.env` set, known or not, in lower case."""
+    return frozenset({*EnvSettingsSource(Settings).env_vars, *DotEnvSettingsSource(Settings).env_vars})
+
+
+def load(*, demo: bool = False) -> Settings:
     """Read the settings. Raises ConfigurationError: one sentence that names the variable."""
     try:
-        return Settings()
+        return Settings(kobiri_demo=True) if demo else Settings()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"] if isinstance(part, str)).upper()

@@ -13,14 +13,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from kobiri import app, embedded, migrate
-from kobiri.config import ConfigurationError, Settings, load
-from kobiri.services import tenants
+from kobiri.config import ConfigurationError, Settings, load, named
+from kobiri.domain.address import on_this_machine
+from kobiri.services import accounts, tenants
 from kobiri.services.tenants import NewKey
 
 TENANT = "demo"
@@ -28,6 +30,9 @@ READY_WITHIN_S = 30
 PAID_WITHIN_S = 30
 STOP_WITHIN_S = 18  # of the 20 that an operator waits: the rest is for the database
 RESTART_AFTER_S = 0.5
+
+# Settings of a provider that say neither where an account is nor whose.
+TUNING = ("_enabled", "_timeout_seconds", "_deadline_seconds")
 
 ACTOR = "operator:demo"
 PAYER = "260961234567"
@@ -108,7 +113,8 @@ def run(say: Callable[[str], None], log: TextIO, ready: Callable[[dict[str, Any]
     began = time.monotonic()
     if os.environ.get("KOBIRI_SUPERVISED"):  # make was killed: nobody else would stop what it started
         app.die_with_parent()
-    stack = Stack(load(), say)
+    stack = Stack(load(demo=True), say)
+    environment = _environment(stack.settings, named())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stack.stopping.set())
     settings = stack.settings
@@ -117,7 +123,7 @@ def run(say: Callable[[str], None], log: TextIO, ready: Callable[[dict[str, Any]
         for name, port in (("PORT", settings.port), ("SIMULATOR_PORT", settings.simulator_port)):
             _refuse_taken(name, port)
         try:
-            _start(stack)
+            _start(stack, environment)
             if stack.stopping.is_set():
                 return
             document = _demo_tenant(stack)
@@ -130,14 +136,13 @@ def run(say: Callable[[str], None], log: TextIO, ready: Callable[[dict[str, Any]
             _stop(stack)
 
 
-def _start(stack: Stack) -> None:
+def _start(stack: Stack, environment: dict[str, str]) -> None:
     settings = stack.settings
-    if settings.uses_embedded_database:
-        stack.say("Starting the embedded PostgreSQL …")
-        embedded.start(settings.kobiri_home)
+    stack.say("Starting the embedded PostgreSQL …")
+    embedded.start(settings.kobiri_home)
     revision = migrate.migrate(settings)
+    asyncio.run(_refuse_accounts_elsewhere(settings))
     stack.say(f"Database at migration {revision}. Starting simulators, API and worker …")
-    environment = _environment(settings)
     stack.log.unlink(missing_ok=True)
     stack.children = [Child(name, environment, stack.log) for name in ("simulator", "serve", "worker")]
     for child in stack.children:
@@ -146,15 +151,42 @@ def _start(stack: Stack) -> None:
     _await(stack, f"{stack.base_url}/health/ready", "serve")
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    """The processes' environment: yours, with accounts at the simulators where you named none."""
-    simulated = app.simulated_environment(f"http://127.0.0.1:{settings.simulator_port}") | {
-        "PUBLIC_BASE_URL": f"http://127.0.0.1:{settings.port}",
-        "LOG_FORMAT": "pretty",
-    }
-    named = {name: value for name, value in os.environ.items() if value}
-    unnamed = {name: value for name, value in simulated.items() if name.lower() not in settings.model_fields_set}
-    return unnamed | named | {"KOBIRI_SUPERVISED": "1"}
+def _environment(settings: Settings, names: AbstractSet[str]) -> dict[str, str]:
+    """The processes' environment: yours, with accounts at the simulators of the providers that you say nothing of.
+
+    Parts of a real account are never mixed with parts of a simulated one. `names`: what is set, in lower case.
+    Raises ConfigurationError: an account of which nobody knows that it is on this machine.
+    """
+    yours = set()
+    for provider in app.provider_ids():
+        about = sorted(name for name in names if name.startswith(f"{provider}_") and not name.endswith(TUNING))
+        if about and not on_this_machine(getattr(settings, f"{provider}_base_url") or ""):
+            raise ConfigurationError(
+                f"{about[0].upper()} is set, and {provider.upper()}_BASE_URL names nothing on this machine: kobiri demo"
+                " calls nothing else, and mixes no account with a simulated one; unset it, in .env too"
+            )
+        if about:
+            yours.add(provider)
+    ours = app.simulated_environment(f"http://127.0.0.1:{settings.simulator_port}", but=yours)
+    ours |= {"KOBIRI_DEMO": "true", "KOBIRI_SUPERVISED": "1"}
+    if settings.public_base_url is None:
+        ours["PUBLIC_BASE_URL"] = f"http://127.0.0.1:{settings.port}"
+    if "log_format" not in names:
+        ours["LOG_FORMAT"] = "pretty"
+    taken = {name.lower() for name in ours}  # another spelling of one of these would be read in its place
+    return {name: value for name, value in os.environ.items() if name.lower() not in taken} | ours
+
+
+async def _refuse_accounts_elsewhere(settings: Settings) -> None:
+    """Of merchants, as they were stored before. Raises ConfigurationError."""
+    async with app.database(settings) as db:
+        for tenant in await tenants.list_all(db):
+            for account in await accounts.list_all(db, tenant.slug):
+                if not on_this_machine(account.base_url):
+                    raise ConfigurationError(
+                        f"KOBIRI_HOME: an account of {tenant.slug} at {account.provider} is not on this machine, and"
+                        " kobiri demo calls nothing else; name another folder"
+                    )
 
 
 def _demo_tenant(stack: Stack) -> dict[str, Any]:
@@ -250,8 +282,7 @@ def _stop(stack: Stack) -> None:
             child.tell(signal.SIGTERM)
         for child in group:
             child.wait(deadline)
-    if stack.settings.uses_embedded_database:
-        embedded.stop(stack.settings.kobiri_home)
+    embedded.stop(stack.settings.kobiri_home)
     if others:
         stack.say("Stopped.")
 

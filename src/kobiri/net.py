@@ -18,12 +18,15 @@ from aiohttp.connector import Connection
 
 from kobiri import __version__
 from kobiri.domain import outcome
+from kobiri.domain.address import on_this_machine
 
 CONNECT_WITHIN_S = 3.0  # a place among the connections, DNS, TCP and TLS together
 IDLE_CONNECTION_S = 15.0  # shorter than servers and their balancers keep an idle connection
 MAX_ANSWER_BYTES = 64 * 1024
 
 MAX_REST_S = 3600
+
+_only_this_machine = False
 
 Session = aiohttp.ClientSession
 T = TypeVar("T")
@@ -130,6 +133,12 @@ def _trace() -> aiohttp.TraceConfig:
     return trace
 
 
+def stay_on_this_machine() -> None:
+    """From now on this process calls nothing else, whatever address anybody configures."""
+    global _only_this_machine  # noqa: PLW0603  # for the whole process, and for ever: that is what makes it sure
+    _only_this_machine = True
+
+
 def provider_session(max_connections: int, *, connect_within_s: float = CONNECT_WITHIN_S) -> Session:
     """Open the connections of one provider account. Call it inside a running loop; close it."""
     return aiohttp.ClientSession(
@@ -188,6 +197,8 @@ async def _exchange(
 ) -> Answer:
     if deadline_s <= 0:
         raise NotSent("no time is left")
+    if _only_this_machine and not on_this_machine(url):
+        raise NotSent("a demo calls nothing outside this machine")
     try:
         async with (
             asyncio.timeout(deadline_s),  # over everything, the body too

@@ -40,11 +40,11 @@ class Cli:
     def refusal(self, *arguments: str) -> tuple[str, str]:
         """The one sentence on stderr, and the code and sentence under --json, which must agree."""
         result = self.run(*arguments)
-        assert result.exit_code == 1, result.output
         assert result.stdout == ""
         assert len(result.stderr.splitlines()) == 1, result.stderr
         sentence = result.stderr.rstrip("\n")
-        error = self.json(*arguments, exit_code=1)["error"]
+        error = self.json(*arguments, exit_code=result.exit_code)["error"]
+        assert result.exit_code == (2 if error["code"] == "configuration" else 1), result.output
         assert set(error) == {"code", "detail"}
         assert error["detail"] == sentence
         assert "Traceback" not in sentence

@@ -147,7 +147,7 @@ def test_as_a_real_process() -> None:
             env=environment | {"PORT": "abc"},
             text=True,
         )
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert "Traceback" not in done.stdout + done.stderr
         if flags:
             assert json.loads(done.stdout)["error"]["detail"].startswith("PORT: ")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -286,12 +286,14 @@ class Stack:
         assert not found, found[0]
 
 
-def start_process(folder: Path, name: str, words: list[str], environment: dict[str, str]) -> Process:
-    """Start `kobiri` with these words, in a folder where no .env lies."""
+def start_process(
+    folder: Path, name: str, words: list[str], environment: dict[str, str], before: Sequence[str] = ()
+) -> Process:
+    """Start `kobiri` with these words, in a folder where no .env lies; `before`: a command that starts it."""
     log = folder / f"{name}.log"
     with log.open("wb") as errors, log.with_suffix(".out").open("wb") as output:
         popen = subprocess.Popen(
-            [sys.executable, "-m", "kobiri", *words],
+            [*before, sys.executable, "-m", "kobiri", *words],
             env=environment,
             cwd=folder,
             stdin=subprocess.DEVNULL,

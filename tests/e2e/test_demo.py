@@ -7,13 +7,15 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from kobiri import embedded
 from tests.e2e.stack import (
@@ -31,6 +33,25 @@ from tests.e2e.stack import (
 )
 
 STOPS_WITHIN_S = 20.0
+# A network of one's own: as root, or by an account that may make one.
+ALONE = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--map-current-user", "--keep-caps"]
+INSIDE = ["nsenter", "--net"] if os.geteuid() == 0 else ["nsenter", "--net", "--user", "--preserve-credentials"]
+LOOPBACK_UP = """
+import fcntl, os, socket, struct, sys
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: up and running
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+PAY = """
+import http.client, json, sys, uuid
+document = json.loads(sys.argv[1])
+connection = http.client.HTTPConnection(document["base_url"].removeprefix("http://"))
+headers = {"x-api-key": document["api_key"], "content-type": "application/json", "idempotency-key": str(uuid.uuid4())}
+body = json.dumps({"amount": "7.00", "currency": "ZMW", "payer": "260961234567"})
+connection.request("POST", "/api/v1/payments", body, headers)
+answer = connection.getresponse()
+print(json.dumps([answer.status, json.loads(answer.read())]))
+"""
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -52,7 +73,7 @@ class Demo:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, *words: str, **settings: object) -> Process:
+    def start(self, *words: str, before: Sequence[str] = (), **settings: object) -> Process:
         mine: dict[str, object] = {
             "kobiri_home": self.home,
             "port": self.port,
@@ -60,7 +81,8 @@ class Demo:
             "api_processes": 2,
         }
         environment = environment_of(**(mine | settings))
-        process = start_process(self.folder, f"{self.home.name}-{len(self.processes)}", ["demo", *words], environment)
+        name = f"{self.home.name}-{len(self.processes)}"
+        process = start_process(self.folder, name, list(words or ["demo"]), environment, before)
         self.processes.append(process)
         return process
 
@@ -156,10 +178,10 @@ async def test_a_demo_from_its_start_to_its_stop(tmp_path: Path) -> None:
         expected = 1 + await asyncio.to_thread(_paid_by_the_readme, one)
 
         second = one.start()
-        assert await second.ended() == 1
+        assert await second.ended() == 2
         _assert_one_sentence(second, str(one.home))
         other = one.start(kobiri_home=tmp_path / "elsewhere", simulator_port=free_port())
-        assert await other.ended() == 1
+        assert await other.ended() == 2
         _assert_one_sentence(other, str(one.port))
         assert one.file.exists(), "the one that runs is not disturbed"
 
@@ -177,7 +199,7 @@ async def test_a_demo_from_its_start_to_its_stop(tmp_path: Path) -> None:
 
 async def test_two_demos_side_by_side_one_interrupted_and_one_killed(tmp_path: Path) -> None:
     async with demo(tmp_path, "first") as first, demo(tmp_path, "second") as second:
-        talking, killed = first.start("--json"), second.start()
+        talking, killed = first.start("demo", "--json"), second.start()
         documents = await asyncio.gather(first.ready(talking), second.ready(killed))
         assert documents[0]["api_key"] != documents[1]["api_key"]
         for one, document in zip((first, second), documents, strict=True):
@@ -201,6 +223,76 @@ async def test_two_demos_side_by_side_one_interrupted_and_one_killed(tmp_path: P
         await eventually(new_document, "the next start works")
         assert len(await second.paid(json.loads(second.file.read_text()))) >= 1
         await _stops(second, again, signal.SIGTERM)
+
+
+async def test_no_request_of_a_demo_leaves_loopback(tmp_path: Path) -> None:
+    """In a network without a way out, where the kernel counts who looks for one: for a call, or to look up a name."""
+    if _alone("true").returncode != 0:
+        pytest.skip("needs the right to make a network namespace")
+    (tmp_path / ".env").write_text("mtn_timeout_seconds=3\nHTTP_PROXY=http://192.0.2.1:3128\nAIRTEL_MODE=test\n")
+    async with demo(tmp_path, "home") as one:
+        process = one.start(
+            before=[*ALONE, sys.executable, "-c", LOOPBACK_UP],
+            https_proxy="http://proxy.invalid",
+            all_proxy="socks5://192.0.2.1",
+            airtel_base_url="http://localhost:1",
+        )
+        document = await one.ready(process)
+
+        async def paid() -> bool:
+            assert process.is_running, process.text
+            return "The payment is SUCCESSFUL." in process.text
+
+        await eventually(paid, "the demo's payment")
+        (tmp_path / "account.json").write_text('{"api_token": "production"}')
+        there = [
+            "--base-url",
+            "https://pawapay.example.com",
+            "--file",
+            "account.json",
+            "--unchecked",
+            "it is not asked",
+        ]
+        stored = one.start("accounts", "set", "demo", "pawapay", "--mode", "test", *there)
+        assert await stored.ended() == 0, stored.text
+
+        async def held_back() -> bool:
+            """The merchant's own account is taken within five seconds. It is not called."""
+            inside = [*INSIDE, "--target", str(process.pid), sys.executable, "-c", PAY, json.dumps(document)]
+            done = await asyncio.to_thread(subprocess.run, inside, capture_output=True, text=True, check=True)
+            status, payment = json.loads(done.stdout)
+            return (status, payment["provider"]) == (202, "pawapay")
+
+        await eventually(held_back, "a payment that would go elsewhere", every_s=0.5)
+        assert _looks_for_a_way_out(process.pid) == 0
+        await _stops(one, process, signal.SIGTERM)
+
+        again = one.start(airtel_base_url="http://localhost:1")
+        assert await again.ended() == 2
+        assert "pawapay is not on this machine" in again.text
+
+
+async def test_a_demo_does_not_start_with_what_leads_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    async with demo(tmp_path / "file", "home") as told, demo(tmp_path, "home") as set_:
+        (told.folder / ".env").write_text("mtn_collection_primary_key=hunter2\n")
+        named = {"MTN_COLLECTION_PRIMARY_KEY": told.start(), "DATABASE_HOST": set_.start(database_host="127.0.0.1")}
+        for name, process in named.items():
+            assert await process.ended() == 2
+            _assert_one_sentence(process, name)
+            assert "hunter2" not in process.text
+        assert not [*told.home.iterdir(), *set_.home.iterdir()], "nothing was begun"
+
+
+def _alone(*command: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*ALONE, *command], capture_output=True, check=False)
+
+
+def _looks_for_a_way_out(pid: int) -> int:
+    """How often the kernel found no route, in the network of this process."""
+    names, numbers = (line.split() for line in Path(f"/proc/{pid}/net/snmp").read_text().splitlines()[:2])
+    sixth = re.search(r"^Ip6OutNoRoutes\s+(\d+)$", Path(f"/proc/{pid}/net/snmp6").read_text(), re.MULTILINE)
+    return int(numbers[names.index("OutNoRoutes")]) + (int(sixth[1]) if sixth else 0)
 
 
 def _paid_by_the_readme(one: Demo) -> int:

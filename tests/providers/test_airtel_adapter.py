@@ -587,10 +587,10 @@ async def test_the_account_is_what_a_provider_is(airtel: Airtel) -> None:
     for kind in ("collection", "payout"):
         assert SPEC.operations[kind].dedupes
         assert SPEC.operations[kind].status_query == "soft"
-    assert SPEC.is_sandbox("https://openapiuat.airtel.co.zm", {})
-    assert SPEC.is_sandbox("https://openapiuat.airtel.africa:443", {})
-    assert not SPEC.is_sandbox("https://openapi.airtel.co.zm/uat", {})
-    assert not SPEC.is_sandbox("https://equator.example.com", {})
+    assert SPEC.known_mode("https://openapiuat.airtel.co.zm") == "test"
+    assert SPEC.known_mode("https://openapiuat.airtel.africa:443") == "test"
+    assert SPEC.known_mode("https://openapi.airtel.co.zm/uat") == "live"
+    assert SPEC.known_mode("https://uat.example.com") is None
 
 
 def test_the_platforms_account_comes_from_the_environment() -> None:

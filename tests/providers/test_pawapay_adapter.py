@@ -479,17 +479,20 @@ async def test_the_account_is_what_a_provider_is(pawapay: Pawapay) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "sandbox"),
+    ("url", "known"),
     [
-        (SPEC.base_url, True),
-        ("https://api.sandbox.pawapay.io/", True),
-        ("https://api.pawapay.io", False),
-        ("https://api.pawapay.io/sandbox", False),
-        ("not a url", False),
+        (SPEC.base_url, "test"),
+        ("https://API.sandbox.pawapay.io/", "test"),
+        ("https://api.pawapay.io", "live"),
+        ("https://api.pawapay.io./sandbox", "live"),
+        ("https://sandbox.example.com", None),
+        ("https://api.sandbox.pawapay.io@example.com", None),
+        ("http://[", None),
+        ("not a url", None),
     ],
 )
-def test_the_host_tells_the_sandbox(url: str, sandbox: bool) -> None:
-    assert SPEC.is_sandbox(url, {}) is sandbox
+def test_the_host_tells_the_mode(url: str, known: str | None) -> None:
+    assert SPEC.known_mode(url) == known
 
 
 def jwt(subject: str, number: int) -> str:

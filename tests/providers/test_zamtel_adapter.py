@@ -367,19 +367,17 @@ async def test_the_account_is_what_a_provider_is(zamtel: Zamtel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "sandbox"),
+    ("url", "known"),
     [
-        (SPEC.base_url, True),
-        ("https://apps.zamtel.co.zm/ZampayRest/", True),
-        ("http://127.0.0.1:8001/zamtel/ZampayRest", True),
-        ("https://apps.zamtel.co.zm/ZampayRestProd", False),
-        ("https://apps.zamtel.co.zm/ZampayRestProd/ZampayRest", False),
-        ("https://ZampayRest.example.com", False),
-        ("http://127.0.0.1:8001/zamtel", False),
+        (SPEC.base_url, None),
+        ("https://apps.zamtel.co.zm/ZampayRest/", None),
+        ("http://127.0.0.1:8001/zamtel/ZampayRest", None),
+        ("https://apps.zamtel.co.zm/ZampayRestProd", "live"),
+        ("https://apps.zamtel.co.zm/zampayrestprod/ZampayRest", "live"),
     ],
 )
-def test_only_the_test_path_is_a_sandbox(url: str, sandbox: bool) -> None:
-    assert SPEC.is_sandbox(url, VALUES) is sandbox
+def test_no_address_is_known_to_be_a_sandbox(url: str, known: str | None) -> None:
+    assert SPEC.known_mode(url) == known
 
 
 async def test_a_fingerprint_tells_where_an_account_points_and_no_more() -> None:

@@ -112,6 +112,8 @@ async def test_credentials_that_are_refused_are_stored_nowhere(shop: Shop) -> No
         ({"values": {"target_environment": "mtnzambia"}}, "needs the field collection_api_user"),
         ({"values": VALUES | {"payout_call": "gift"}}, "payout_call must be one of"),
         ({"values": VALUES | {"collection_api_key": ""}}, "collection_api_key must have"),
+        ({"base_url": "https://proxy.momoapi.mtn.com", "unchecked": "it is not asked"}, "cannot serve test keys"),
+        ({"mode": "live", "base_url": None, "unchecked": "it is not asked"}, "cannot serve live keys"),
         ({"base_url": "http://mtn.example.com"}, "must be https"),
         ({"base_url": "https://user:pass@mtn.example.com"}, "must be https"),
         ({"base_url": "ftp://127.0.0.1"}, "must be https"),

@@ -68,7 +68,10 @@ def set_(
     file: Annotated[
         str | None, typer.Option(help="A JSON object of the fields, or - for standard input; else you are asked.")
     ] = None,
-    base_url: Annotated[str | None, typer.Option(help="The provider's sandbox when left out at first.")] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(help="The provider's own default when left out at first: mostly a sandbox, for --mode test."),
+    ] = None,
     priority: Annotated[
         int | None, typer.Option(min=0, max=10_000, help="The lowest is tried first; 100 at first.")
     ] = None,

@@ -28,7 +28,7 @@ PIPE_WIDTH = 1_000
 
 
 def run(json: bool, work: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
-    """Run an async piece of work with the settings; expected errors become one sentence and exit code 1."""
+    """Run an async piece of work with the settings; expected errors become one sentence (see `plain_errors`)."""
     with plain_errors(json):
         structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # a command's output is its own
         return asyncio.run(work(load()))
@@ -37,13 +37,13 @@ def run(json: bool, work: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
 
 @contextmanager
 def plain_errors(json: bool) -> Iterator[None]:
-    """Turn expected errors into one sentence (or one JSON document) and exit code 1."""
+    """Turn expected errors into one sentence (or one JSON document) and exit code 1; 2 where a setting is wrong."""
     try:
         yield
     except KobiriError as error:
         _fail(json, error.code, error.detail)
     except ConfigurationError as error:
-        _fail(json, "configuration", str(error))
+        _fail(json, "configuration", str(error), 2)
     except EmbeddedError as error:
         _fail(json, "embedded_database", str(error))
     except DatabaseRefused as error:
@@ -81,12 +81,12 @@ def fail(json: bool, code: str, detail: str) -> None:
     _fail(json, code, detail)
 
 
-def _fail(json: bool, code: str, detail: str) -> None:
+def _fail(json: bool, code: str, detail: str, exit_code: int = 1) -> None:
     if json:
         typer.echo(msgspec.json.encode({"error": {"code": code, "detail": detail}}))
     else:
         typer.echo(detail, err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(exit_code)
 
 
 def _cell(value: object) -> str:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol, TypeAlias, assert_never
+from urllib.parse import urlsplit
 
+from kobiri.domain.address import on_this_machine
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import Accepted, Declined, Finding, Outcome, Succeeded
-from kobiri.domain.payment import Kind
+from kobiri.domain.payment import Kind, Mode
 
 # --- what a provider declares ---------------------------------------------------------------------------------------
 
@@ -50,7 +52,8 @@ class Field:
 class ProviderSpec:
     """The declaration of one provider; routes, settings, docs and limits are derived from it. Nothing has a default.
 
-    `base_url`: its sandbox's; `is_sandbox` tells from base URL and values whether an account moves no real money.
+    `base_url`: where an account is that names none. `known_mode` tells what is documented of a base URL: "test", no
+    real money moves there; "live", it does; None, nobody has said so.
     `networks`: whose wallets it reaches. A kind of movement that is not in `operations` is not offered.
     `answer_within_s`: what a client waits for an answer. `deadline_s`: what the provider gets; longer only where there
     is no status query, for such a call is never cut short. `status_reads_per_s`: how often it wants to be asked; None:
@@ -60,7 +63,7 @@ class ProviderSpec:
     id: str
     name: str
     base_url: str
-    is_sandbox: Callable[[str, Mapping[str, str]], bool]
+    known_mode: Callable[[str], Mode | None]
     networks: frozenset[str]
     operations: Mapping[Kind, Operation]
     signs_callbacks: bool
@@ -68,6 +71,35 @@ class ProviderSpec:
     answer_within_s: float
     deadline_s: float
     status_reads_per_s: float | None
+
+
+def mode_by_host(*, test: Sequence[str], live: Sequence[str]) -> Callable[[str], Mode | None]:
+    """The `known_mode` of a provider whose addresses are told apart by their host alone."""
+
+    def known_mode(base_url: str) -> Mode | None:
+        try:
+            host = (urlsplit(base_url).hostname or "").rstrip(".")
+        except ValueError:
+            return None
+        return "test" if host in test else "live" if host in live else None
+
+    return known_mode
+
+
+def refused_mode(spec: ProviderSpec, base_url: str, mode: str) -> str | None:
+    """Why an account at this address cannot be of this mode (live, test or both), in one sentence; None: it can.
+
+    A test key must never ask a real payer, and a live payment never succeed without money.
+    """
+    known = spec.known_mode(base_url)
+    if mode == "both":
+        return (
+            None if on_this_machine(base_url) else "Only a simulator on this machine can serve both live and test keys."
+        )
+    if known is None or known == mode:
+        return None
+    does = "no real money moves" if known == "test" else "real money moves"
+    return f"At this address of {spec.name} {does}, so it cannot serve {mode} keys."
 
 
 # --- an account at a provider ---------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from kobiri.config import Settings
+from kobiri.config import NOT_IN_A_DEMO, ConfigurationError, Settings
+from kobiri.domain.address import on_this_machine
 from kobiri.providers.airtel import adapter as airtel
-from kobiri.providers.base import Account, Build, ProviderSpec
+from kobiri.providers.base import Account, Build, ProviderSpec, refused_mode
 from kobiri.providers.mtn import adapter as mtn
 from kobiri.providers.pawapay import adapter as pawapay
 from kobiri.providers.zamtel import adapter as zamtel
@@ -45,19 +46,29 @@ def simulated_values() -> dict[str, Mapping[str, str]]:
 
 
 def platform_account(settings: Settings, spec: ProviderSpec) -> Account | None:
-    """The account of the environment, or None when something that it needs is not there."""
+    """The account of the environment, or None when something that it needs is not there.
+
+    Raises ConfigurationError: it would serve keys of a mode that its address cannot.
+    """
     values = {field.name: _text(getattr(settings, f"{spec.id}_{field.name}", None)) for field in spec.fields}
     secrets = (getattr(settings, f"{spec.id}_webhook_secret{end}", None) for end in ("", "_previous"))
     path = f"{settings.public_base_url}/api/v1/webhooks/{spec.id}" if settings.public_base_url else None
-    return account(
+    base_url = getattr(settings, f"{spec.id}_base_url", None) or spec.base_url
+    mode = getattr(settings, f"{spec.id}_mode", None) or spec.known_mode(base_url) or "live"
+    made = account(
         settings,
         spec,
-        base_url=getattr(settings, f"{spec.id}_base_url", None) or spec.base_url,
-        mode=getattr(settings, f"{spec.id}_mode", None),
+        base_url=base_url,
+        mode=mode,
         values={name: value for name, value in values.items() if value is not None},
         callback_url=path,
         webhook_secrets=tuple(secret.get_secret_value().encode() for secret in secrets if secret),
     )
+    if made is not None and (contradiction := refused_mode(spec, base_url, mode)) is not None:
+        raise ConfigurationError(f"{spec.id.upper()}_MODE: {contradiction}")
+    if made is not None and settings.kobiri_demo and not on_this_machine(base_url):
+        raise ConfigurationError(f"{spec.id.upper()}_BASE_URL: {NOT_IN_A_DEMO}")
+    return made
 
 
 def switched_off(settings: Settings) -> list[str]:
@@ -75,23 +86,24 @@ def account(
     spec: ProviderSpec,
     *,
     base_url: str,
-    mode: str | None,
+    mode: str,
     values: Mapping[str, str],
     callback_url: str | None,
     webhook_secrets: tuple[bytes, ...],
 ) -> Account | None:
     """An account with all that its owner need not say, or None when something that it needs is not there.
 
-    `mode`: live, test or both; None: test at a sandbox, live elsewhere. Time limits are the installation's.
+    `mode`: live, test or both. Test keys are served nowhere where real money is known to move: an account that says so
+    all the same serves none, and what it has begun is followed. Time limits are the installation's.
     """
     complete = {field.name: values.get(field.name, field.default) for field in spec.fields}
     if any(complete[field.name] is None and not field.optional for field in spec.fields):
         return None
     known = {name: value for name, value in complete.items() if value is not None}
-    mode = mode or ("test" if spec.is_sandbox(base_url, known) else "live")
+    modes = {"live", "test"} if mode == "both" else {mode}
     return Account(
         base_url=base_url,
-        modes=frozenset({"live", "test"}) if mode == "both" else frozenset({mode}),
+        modes=frozenset(modes - {"test"} if spec.known_mode(base_url) == "live" else modes),
         values=known,
         callback_url=callback_url,
         webhook_secrets=webhook_secrets,

@@ -5,7 +5,6 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -13,12 +12,13 @@ import msgspec
 import structlog
 
 from kobiri.domain import envelope
+from kobiri.domain.address import is_loopback
 from kobiri.domain.envelope import CannotOpen, MasterKeys
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import AccountId, TenantId, new_id
 from kobiri.domain.money import Money
 from kobiri.domain.payment import Mode
-from kobiri.providers.base import Provider, ProviderSpec
+from kobiri.providers.base import Provider, ProviderSpec, refused_mode
 from kobiri.store import accounts, events, tenants
 from kobiri.store.accounts import StoredAccount
 from kobiri.store.db import Database, Tx
@@ -144,7 +144,10 @@ async def save(
     if before is not None and before.provider != wish.provider:
         raise Conflict(f"{wish.name!r} is an account at {before.provider}: give the new one another name.")
     opened = _opened(keys, before) if before else None
-    account = await _checked(make, _account(spec, wish, tenant_id, opened), wish, unchecked_because)
+    wished = _account(spec, wish, tenant_id, opened)
+    if (contradiction := refused_mode(spec, wished.base_url, wished.mode)) is not None:
+        raise Unprocessable(f"{contradiction} Give another --mode or --base-url.")
+    account = await _checked(make, wished, wish, unchecked_because)
     stored = _seal(keys, account)
     async with db.operator_transaction() as tx:
         written = await (accounts.replace(tx, stored) if before else accounts.insert(tx, stored))
@@ -248,17 +251,10 @@ def _is_safe_address(url: str) -> bool:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         return False
-    plain = parts.scheme == "http" and (host == "localhost" or _is_loopback(host))
+    plain = parts.scheme == "http" and is_loopback(host)
     # A password would be shown by every list; urlsplit takes line breaks out without a word.
     bare = bool(host) and port != 0 and url.isascii() and url.isprintable() and not set(url) & set("@?# \\")
     return bare and len(url) <= 2048 and (parts.scheme == "https" or plain)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _account(spec: ProviderSpec, wish: Wish, tenant_id: TenantId, before: TenantAccount | None) -> TenantAccount:

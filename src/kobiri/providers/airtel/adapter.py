@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar, assert_never
-from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
@@ -28,6 +27,7 @@ from kobiri.providers.base import (
     Refund,
     Request,
     fingerprint,
+    mode_by_host,
 )
 from kobiri.providers.tokens import Fresh, Token, Tokens
 
@@ -37,7 +37,10 @@ SPEC = ProviderSpec(
     id="airtel",
     name="Airtel Money",
     base_url="https://openapiuat.airtel.co.zm",
-    is_sandbox=lambda url, _values: any(label.endswith("uat") for label in (urlsplit(url).hostname or "").split(".")),
+    known_mode=mode_by_host(
+        test=("openapiuat.airtel.co.zm", "openapiuat.airtel.africa"),
+        live=("openapi.airtel.co.zm", "openapi.airtel.africa"),
+    ),
     networks=frozenset({"airtel"}),
     operations={
         "collection": Operation(dedupes=True, status_query="soft", partial=False, needs=()),

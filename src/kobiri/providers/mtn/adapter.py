@@ -23,6 +23,7 @@ from kobiri.providers.base import (
     Request,
     fingerprint,
     kind_of,
+    mode_by_host,
 )
 from kobiri.providers.mtn import wire
 from kobiri.providers.tokens import Fresh, Token, Tokens
@@ -35,7 +36,9 @@ SPEC = ProviderSpec(
     id="mtn",
     name="MTN MoMo",
     base_url="https://sandbox.momodeveloper.mtn.com",
-    is_sandbox=lambda _url, values: values["target_environment"] == "sandbox",
+    known_mode=mode_by_host(
+        test=("sandbox.momodeveloper.mtn.com",), live=("proxy.momoapi.mtn.com", "momoapi.momo.africa")
+    ),
     networks=frozenset({"mtn"}),
     operations={
         "collection": Operation(dedupes=True, status_query="soft", partial=False, needs=()),

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from urllib.parse import urlsplit
 
 from kobiri import net
 from kobiri.domain.ids import ProviderReference
@@ -20,19 +19,15 @@ from kobiri.providers.base import (
     Request,
     fingerprint,
     kind_of,
+    mode_by_host,
 )
 from kobiri.providers.pawapay import signatures, wire
-
-
-def _is_sandbox(base_url: str, _values: Mapping[str, str]) -> bool:
-    return "sandbox" in (urlsplit(base_url).hostname or "")
-
 
 SPEC = ProviderSpec(
     id="pawapay",
     name="pawaPay",
     base_url="https://api.sandbox.pawapay.io",
-    is_sandbox=_is_sandbox,
+    known_mode=mode_by_host(test=("api.sandbox.pawapay.io",), live=("api.pawapay.io",)),
     networks=frozenset(wire.PROVIDERS),
     operations={
         "collection": Operation(dedupes=True, status_query="firm", partial=False, needs=()),
