@@ -1,6 +1,7 @@
 """What misbehaves next. One JSON shape: where a fault applies, how often, and what it does."""
 
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -142,6 +143,10 @@ class WrongWord(Fault, frozen=True, kw_only=True, tag="wrong_word"):
     operation: SpokenOperation = "status"
     words: Words
 
+    def word(self, used: int) -> str:
+        """The word of this use, counted from 1."""
+        return self.words[(used - 1) % len(self.words)]
+
 
 class PayerAs(Fault, frozen=True, kw_only=True, tag="payer_as"):
     """The true number written otherwise: with stars, without its country, as a JSON number, or not at all."""
@@ -235,13 +240,13 @@ class Claim(Fault, frozen=True, kw_only=True):
 class Premature(Claim, frozen=True, kw_only=True, tag="premature"):
     """`ms` after the payment was created; with 0 before the request itself is answered."""
 
-    word: Text = "paid"
+    claimed: Text = "paid"
 
 
 class Contradicting(Claim, frozen=True, kw_only=True, tag="contradicting"):
     """`ms` after the true one."""
 
-    word: Text = "failed"
+    claimed: Text = "failed"
 
 
 class NoDedupe(Fault, frozen=True, kw_only=True, tag="no_dedupe"):
@@ -318,6 +323,19 @@ class Cue:
     product: str | None = None
 
 
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
+    """A fault that met a payment. `word`: what was claimed of it, where a word was."""
+
+    provider: str
+    reference: str
+    fault: str
+    kind: str
+    operation: str
+    word: str | None
+    times: int
+    last_at: float
+
+
 @dataclass(slots=True)
 class _Entry:
     id: str
@@ -363,7 +381,7 @@ class Faults:
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
         self._numbers = count(1)
-        self._hits: OrderedDict[tuple[str, str], dict[str, int]] = OrderedDict()
+        self._hits: OrderedDict[tuple[str, str], dict[tuple[str, str, str | None], Hit]] = OrderedDict()
 
     def add(self, fault: AnyFault) -> dict[str, Any]:
         if len(self._entries) >= MAX_FAULTS:
@@ -384,7 +402,7 @@ class Faults:
             if entry.seen <= fault.skip:
                 continue
             entry.used += 1
-            self._note(cue, fault)
+            self._note(cue, entry)
             return fault
         return None
 
@@ -394,22 +412,34 @@ class Faults:
         if fault is None:
             return None
         used = next(entry.used for entry in self._entries.values() if entry.fault is fault)
-        return fault.words[(used - 1) % len(fault.words)]
+        return fault.word(used)
 
-    def hits(self, *, reference: str | None = None, provider: str | None = None) -> list[dict[str, Any]]:
+    def hits(self, *, reference: str | None = None, provider: str | None = None) -> list[Hit]:
         """Which payments were met, by what and how often; the oldest first."""
         return [
-            {"provider": met[0], "reference": met[1], "faults": faults}
-            for met, faults in self._hits.items()
-            if provider in (None, met[0]) and (reference is None or reference.lower() == met[1].lower())
+            hit
+            for (met_provider, met_reference), hits in self._hits.items()
+            if provider in (None, met_provider) and (reference is None or reference.lower() == met_reference.lower())
+            for hit in hits.values()
         ]
 
-    def _note(self, cue: Cue, fault: Fault) -> None:
+    def _note(self, cue: Cue, entry: _Entry) -> None:
         if cue.reference is None:
             return
-        met = self._hits.setdefault((cue.provider, cue.reference[:200]), {})
-        kind = str(fault.__struct_config__.tag)
-        met[kind] = met.get(kind, 0) + 1
+        reference, fault = cue.reference[:200], entry.fault
+        word = fault.word(entry.used) if isinstance(fault, WrongWord) else getattr(fault, "claimed", None)
+        hits = self._hits.setdefault((cue.provider, reference), {})
+        known = hits.get((entry.id, cue.operation, word))
+        hits[entry.id, cue.operation, word] = Hit(
+            provider=cue.provider,
+            reference=reference,
+            fault=entry.id,
+            kind=str(fault.__struct_config__.tag),
+            operation=cue.operation,
+            word=word,
+            times=1 if known is None else known.times + 1,
+            last_at=time.time(),
+        )
         if len(self._hits) > MAX_HITS:
             self._hits.popitem(last=False)
 

@@ -269,7 +269,7 @@ class Stage:
         if (fault := self.faults.take(cue, f.Forged)) is not None:
             self._spawn(self._claim(cue, render, Change(status=status, signed="wrong"), fault.ms, "forged"))
         if (early := self.faults.take(cue, f.Premature)) is not None:
-            change = replace(self.altered(cue), status=early.word, signed=early.signed)
+            change = replace(self.altered(cue), status=early.claimed, signed=early.signed)
             self._spawn(self._claim(cue, render, change, early.ms, "premature"))
 
     async def deliver(self, outgoing: Outgoing, reference: str, kind: str) -> Delivered:
@@ -325,7 +325,7 @@ class Stage:
             await self.pause(reordered.ms / 1000)
             await self.deliver(render(replace(change, status=stale_status)), reference, "stale")
         if contradicting is not None:
-            other = replace(change, status=contradicting.word, signed=contradicting.signed)
+            other = replace(change, status=contradicting.claimed, signed=contradicting.signed)
             await self._claim(cue, render, other, contradicting.ms, "contradicting")
 
     def altered(self, cue: Cue) -> Change:
