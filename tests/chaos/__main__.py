@@ -1,4 +1,7 @@
-"""python -m tests.chaos: faults, kills, restarts and lost connections, all drawn from one seed; then the invariants."""
+"""python -m tests.chaos: faults, kills, restarts and lost connections, all drawn from one seed; then the invariants.
+
+With --lies nobody is killed, and operators say what is not so.
+"""
 
 import argparse
 import asyncio
@@ -16,23 +19,35 @@ from rich.progress import Progress
 from tests.chaos.report import show
 from tests.chaos.run import Report, run
 
+EXAMPLES = """examples:
+  python -m tests.chaos                                 60 seconds by a drawn seed
+  python -m tests.chaos --seed 4711 --seconds 600       that very plan, for ten minutes
+  python -m tests.chaos --lies --seed 4711              the operators lie
+"""
+
 
 def main() -> int:
     """Exit code: 0 when all invariants hold, 1 when one is broken."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--seed", type=int, help="the plan's seed (default: drawn, and printed)")
     parser.add_argument("--seconds", type=float, default=60, help="how long it goes on (default 60)")
+    parser.add_argument("--lies", action="store_true", help="the operators lie, and the processes are left alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
     chosen = parser.parse_args()
     if chosen.seconds <= 0:
         parser.error("--seconds must be above zero")
     seed = random.SystemRandom().randrange(1_000_000_000) if chosen.seed is None else chosen.seed
-    print(f"Seed {seed}, {chosen.seconds:g} seconds.", flush=True)
+    print(f"Seed {seed}, {chosen.seconds:g} seconds{', with lies' if chosen.lies else ''}.", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="kobiri-chaos-"))
     folder.chmod(0o711)  # root's PostgreSQL is another user, who must be able to walk through
     intact = False
     try:
-        report = _run(seed, chosen.seconds, folder)
+        report = _run(seed, chosen.seconds, folder, lying=chosen.lies)
         intact = not report.broken
     finally:
         if intact:
@@ -45,7 +60,7 @@ def main() -> int:
     return 0 if intact else 1
 
 
-def _run(seed: int, seconds: float, folder: Path) -> Report:
+def _run(seed: int, seconds: float, folder: Path, *, lying: bool) -> Report:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("", total=1)
 
@@ -55,7 +70,11 @@ def _run(seed: int, seconds: float, folder: Path) -> Report:
             assert task is not None
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
             return await run(
-                seed, seconds, folder, lambda what, share: progress.update(bar, description=what, completed=share)
+                seed,
+                seconds,
+                folder,
+                lambda what, share: progress.update(bar, description=what, completed=share),
+                lying=lying,
             )
 
         return asyncio.run(work())

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tests.chaos import sanity, truth
 from tests.chaos.clients import Crowd
 from tests.chaos.stack import Site, askable
 from tests.crash.invariants import INVARIANTS, Broken, broken, broken_chain, look
@@ -14,12 +15,18 @@ EVERYONE_IS_TOLD = "every client is told in the end"
 ALL_COME_TO_REST = "every payment becomes final or, where nobody can be asked, waits for a person"
 CHAIN_VERIFIES = "the audit chain verifies and holds every event"
 NO_DEFECT = "no process reports a defect"
-NAMES = (*INVARIANTS, EVERYONE_IS_TOLD, ALL_COME_TO_REST, CHAIN_VERIFIES, NO_DEFECT)
+ROADS_ARE_BACK = f"every road is back in every process {truth.BACK_WITHIN_S:.0f} s after the operators are sane"
+OF_EVERY_RUN = (EVERYONE_IS_TOLD, ALL_COME_TO_REST, CHAIN_VERIFIES, NO_DEFECT)
+NAMES = (*INVARIANTS, *OF_EVERY_RUN)
+LYING_NAMES = (*truth.WHATEVER_IS_SAID, *truth.LYING_INVARIANTS, ROADS_ARE_BACK, *OF_EVERY_RUN)
+TRACES = ("Traceback (most recent call last)", '"exception":')
 
 RESTLESS = """
 SELECT id, status, provider, review FROM payments
 WHERE status IN ('PENDING', 'TIMEOUT') AND (review IS NULL OR lease_token IS NOT NULL OR provider = ANY($1::text[]))
 """
+# Where a provider lies, another amount or payer than was asked for waits for a person, whoever can be asked.
+RESTLESS_THOUGH_LIED_ABOUT = f"{RESTLESS} AND review IS DISTINCT FROM 'mismatched'"
 HISTORIES = 5  # of so many broken payments everything is shown
 SOURCES = {
     "payment": "SELECT to_jsonb(t)::text FROM payments t WHERE id::text = $1",
@@ -37,20 +44,26 @@ async def rest(site: Site, within_s: float) -> float:
     began = time.monotonic()
 
     async def rests() -> bool:
-        return not await site.stack.database.fetch(RESTLESS + " LIMIT 1", list(askable()))
+        return not await site.stack.database.fetch(_restless(site) + " LIMIT 1", list(askable()))
 
     await eventually(rests, "all payments come to rest", within_s, every_s=0.3)
     return time.monotonic() - began
 
 
+def _restless(site: Site) -> str:
+    return RESTLESS_THOUGH_LIED_ABOUT if site.lying else RESTLESS
+
+
 async def everything(site: Site, crowd: Crowd, rest_within_s: float) -> tuple[list[Broken], float | None]:
     """All that is broken, and how long rest took."""
     found: list[Broken] = []
+    if site.lying:
+        found += [Broken(ROADS_ARE_BACK, None, each) for each in truth.not_back(await sanity.trials(site))]
     rested_s: float | None = None
     try:
         rested_s = await rest(site, rest_within_s)
     except NotYet:
-        restless = await site.stack.database.fetch(RESTLESS, list(askable()))
+        restless = await site.stack.database.fetch(_restless(site), list(askable()))
         found += [Broken(ALL_COME_TO_REST, str(row["id"]), f"{dict(row)}") for row in restless]
     await crowd.last_words()
     found += [Broken(EVERYONE_IS_TOLD, None, key) for key in sorted(set(crowd.untold))]
@@ -59,9 +72,26 @@ async def everything(site: Site, crowd: Crowd, rest_within_s: float) -> tuple[li
     except NotYet as error:
         wrong = str(error)
     found += [Broken(CHAIN_VERIFIES, None, wrong)] if wrong else []
-    found += broken(await look(site.stack, crowd.told))
+    found += await _of_a_lying_world(site, crowd) if site.lying else broken(await look(site.stack, crowd.told))
     found += [Broken(NO_DEFECT, None, defect) for process in site.stack.processes for defect in process.defects()]
     return found, rested_s
+
+
+async def _of_a_lying_world(site: Site, crowd: Crowd) -> list[Broken]:
+    """Nobody was killed, so no process may end, and nothing may surprise one so that it shows where."""
+    found = [
+        Broken(NO_DEFECT, None, f"{process.name}: {line}")
+        for process in site.stack.processes
+        for line in process.text.splitlines()
+        if any(trace in line for trace in TRACES)
+    ]
+    if ended := site.counts["started again"]:
+        found.append(Broken(NO_DEFECT, None, f"{ended} processes ended by themselves"))
+    world = await look(site.stack, crowd.told)
+    found += truth.broken_before_the_statement(await sanity.lying_world(site, world))
+    missing = await sanity.statements(site)
+    world = await look(site.stack, crowd.told)
+    return found + truth.broken_after_the_statement(await sanity.lying_world(site, world, missing))
 
 
 async def by_status(site: Site) -> Mapping[str, Mapping[str, int]]:
@@ -94,4 +124,7 @@ async def _history(site: Site, payment_id: str) -> dict[str, Any]:
             told[f"books {reference}"] = movements
         if requests := await simulator.requests(reference=reference):
             told[f"requests {reference}"] = requests
+        hits = (await simulator.client.get("/_sim/faults/hits", params={"reference": reference})).json()["hits"]
+        if lies := [hit | {"fault": site.told.get(hit["fault"])} for hit in hits]:
+            told[f"lies {reference}"] = lies
     return told

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import httpx
@@ -50,9 +51,9 @@ def orders(seed: int, prefixes: Sequence[str]) -> Iterator[Order]:
 
 @dataclass
 class Crowd:
-    """All clients together, and what they were told."""
+    """All clients together, and what they were told. They go to one address after the other."""
 
-    url: str
+    urls: Sequence[str]
     told: list[Told] = field(default_factory=list)
     asked: list[tuple[str, Order]] = field(default_factory=list)  # with the caller's key of the API
     untold: list[str] = field(default_factory=list)
@@ -61,9 +62,9 @@ class Crowd:
     def __post_init__(self) -> None:
         # No connection is kept: one that a killed process held would fail the next request.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._http = httpx.AsyncClient(
-            base_url=self.url, limits=limits, timeout=PATIENCE_S, trust_env=False, verify=False
-        )
+        self._http = httpx.AsyncClient(limits=limits, timeout=PATIENCE_S, trust_env=False, verify=False)
+
+        self._turns = cycle(self.urls)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -107,7 +108,8 @@ class Crowd:
             headers["prefer"] = order.prefer
         self.counts["requests"] += 1
         try:
-            answer = await self._http.post("/api/v1/payments", json=order.body, headers=headers, timeout=patience_s)
+            url = f"{next(self._turns)}/api/v1/payments"
+            answer = await self._http.post(url, json=order.body, headers=headers, timeout=patience_s)
         except httpx.TransportError as error:
             self.counts[f"lost: {type(error).__name__}"] += 1
             return False

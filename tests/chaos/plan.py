@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from kobiri.domain.msisdn import ZAMBIA, ZAMBIAN_NETWORKS
 from kobiri.providers import registry
+from tests.chaos import lies
 from tests.crash.pg_proxy import ATTEMPT, T1, T2, Decision, Moment
 
 Target: TypeAlias = Literal["api", "server", "worker"]
@@ -87,7 +88,10 @@ Step: TypeAlias = ProviderFault | Kill | Pause | Restart | Cut | Stall
 
 @dataclass(frozen=True)
 class Plan:
-    """`signed`: the providers whose callbacks are signed. Each client draws its orders from a seed of its own."""
+    """`signed`: the providers whose callbacks are signed. Each client draws its orders from a seed of its own.
+
+    `unwell`: None where nobody lies; else the providers that refuse everybody at times.
+    """
 
     seed: int
     seconds: float
@@ -95,6 +99,7 @@ class Plan:
     signed: frozenset[str]
     client_seeds: tuple[int, ...]
     prefixes: tuple[str, ...]
+    unwell: frozenset[str] | None = None
 
 
 def traits() -> tuple[Traits, ...]:
@@ -106,17 +111,12 @@ def traits() -> tuple[Traits, ...]:
     )
 
 
-def make(seed: int, seconds: float, providers: Sequence[Traits]) -> Plan:
+def make(seed: int, seconds: float, providers: Sequence[Traits], *, lying: bool = False) -> Plan:
+    """`lying`: providers say what is not so, and nobody is killed; else they may be slow, lose and repeat."""
     dice = random.Random(seed)
     networks = {network for each in providers for network in each.networks}
-    drawn: list[Step] = [
-        *_spread(dice, seconds, FAULTS_EVERY_S, lambda at_s: _provider_fault(dice, at_s, dice.choice(providers))),
-        *_spread(dice, seconds, KILLS_EVERY_S, lambda at_s: Kill(at_s, _target(dice), dice.random())),
-        *_spread(dice, seconds, PAUSES_EVERY_S, lambda at_s: _pause(dice, at_s)),
-        *_spread(dice, seconds, RESTARTS_EVERY_S, lambda at_s: Restart(at_s, dice.uniform(0.2, 2.5))),
-        *_spread(dice, seconds, CUTS_EVERY_S, lambda at_s: _cut(dice, at_s)),
-        *_spread(dice, seconds, STALLS_EVERY_S, lambda at_s: Stall(at_s, dice.uniform(0.3, 2.5))),
-    ]
+    unwell = lies.unwell(dice, [each.provider for each in providers]) if lying else None
+    drawn = _said(dice, seconds, providers, unwell) if unwell is not None else _broken(dice, seconds, providers)
     steps = (
         step if isinstance(step, Kill | Cut) else replace(step, lasts_s=min(step.lasts_s, seconds - step.at_s))
         for step in drawn
@@ -128,7 +128,33 @@ def make(seed: int, seconds: float, providers: Sequence[Traits]) -> Plan:
         signed=frozenset(each.provider for each in providers if dice.random() < 0.5),
         client_seeds=tuple(dice.getrandbits(64) for _ in range(CLIENTS)),
         prefixes=tuple(ZAMBIA + prefix for prefix, network in ZAMBIAN_NETWORKS.items() if network in networks),
+        unwell=unwell,
     )
+
+
+def _broken(dice: random.Random, seconds: float, providers: Sequence[Traits]) -> list[Step]:
+    return [
+        *_spread(dice, seconds, FAULTS_EVERY_S, lambda at_s: _provider_fault(dice, at_s, dice.choice(providers))),
+        *_spread(dice, seconds, KILLS_EVERY_S, lambda at_s: Kill(at_s, _target(dice), dice.random())),
+        *_spread(dice, seconds, PAUSES_EVERY_S, lambda at_s: _pause(dice, at_s)),
+        *_spread(dice, seconds, RESTARTS_EVERY_S, lambda at_s: Restart(at_s, dice.uniform(0.2, 2.5))),
+        *_spread(dice, seconds, CUTS_EVERY_S, lambda at_s: _cut(dice, at_s)),
+        *_spread(dice, seconds, STALLS_EVERY_S, lambda at_s: Stall(at_s, dice.uniform(0.3, 2.5))),
+    ]
+
+
+def _said(dice: random.Random, seconds: float, providers: Sequence[Traits], unwell: frozenset[str]) -> list[Step]:
+    def about_a_payment(at_s: float) -> Step:
+        chosen = dice.choice(providers)
+        return ProviderFault(at_s, 10.0, lies.about_a_payment(dice, chosen.provider, askable=chosen.askable))
+
+    def to_everybody(at_s: float) -> Step:
+        return ProviderFault(at_s, dice.uniform(1, 4), lies.to_everybody(dice, dice.choice(sorted(unwell))))
+
+    return [
+        *_spread(dice, seconds, lies.LIES_EVERY_S, about_a_payment),
+        *_spread(dice, seconds, lies.UNWELL_EVERY_S, to_everybody),
+    ]
 
 
 def _spread(dice: random.Random, seconds: float, every_s: float, draw: Callable[[float], Step]) -> Iterator[Step]:

@@ -24,7 +24,8 @@ def lines(report: Report) -> list[str]:
     for payment_id, history in report.histories.items():
         found += [f"--- payment {payment_id}"]
         found += [f"{name}: {json.dumps(each, default=str)}" for name, several in history.items() for each in several]
-    return [*found, f"Broken with seed {report.seed}; again: make chaos SEED={report.seed} SECONDS={report.seconds:g}"]
+    again = f"make chaos SEED={report.seed} SECONDS={report.seconds:g}{' LIES=1' if report.lying else ''}"
+    return [*found, f"Broken with seed {report.seed}; again: {again}"]
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -22,6 +22,7 @@ class Report:
 
     seed: int
     seconds: float
+    lying: bool
     payments: dict[str, dict[str, int]]
     faults: dict[str, int]
     hurt: dict[str, int]
@@ -39,12 +40,14 @@ class Report:
         return asdict(self) | {"made": self.made}
 
 
-async def run(seed: int, seconds: float, folder: Path, tell: Tell = lambda _what, _share: None) -> Report:
+async def run(
+    seed: int, seconds: float, folder: Path, tell: Tell = lambda _what, _share: None, *, lying: bool = False
+) -> Report:
     """Everything stops by itself: the chaos after `seconds`, the rest within a bound."""
-    made = plan.make(seed, seconds, plan.traits())
+    made = plan.make(seed, seconds, plan.traits(), lying=lying)
     tell("Starting …", 0)
     async with stack.running(folder, made) as site:
-        crowd = Crowd(site.stack.url)
+        crowd = Crowd(site.urls)
         supervisor = asyncio.create_task(site.supervise())
         try:
             await _chaos(made, site, crowd, tell)
@@ -53,12 +56,13 @@ async def run(seed: int, seconds: float, folder: Path, tell: Tell = lambda _what
             return Report(
                 seed=seed,
                 seconds=seconds,
+                lying=lying,
                 payments={name: dict(counts) for name, counts in (await checks.by_status(site)).items()},
                 faults=dict(site.faults.most_common()),
                 hurt={**site.counts, "cut commits": site.cut_commits},
                 clients=dict(crowd.counts),
                 rested_s=rested_s,
-                invariants=checks.NAMES,
+                invariants=checks.LYING_NAMES if lying else checks.NAMES,
                 broken=tuple(found),
                 histories=await checks.histories(site, found),
             )

@@ -36,12 +36,18 @@ STALLED_WITHIN_S = 5.0
 
 @dataclass
 class Site:
-    """All of it. `callers`: keys of the API, of two tenants and both modes."""
+    """All of it. `callers`: keys of the API, of two tenants and both modes.
+
+    `told`: every fault by its id. `unwell`: the providers that refuse everybody at times, where operators lie.
+    """
 
     home: Path
     stack: Stack
     proxy: PgProxy
     callers: tuple[str, ...]
+    urls: tuple[str, ...]
+    unwell: frozenset[str]
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     _slots: list[tuple[str, Process]] = field(default_factory=list)
@@ -49,11 +55,21 @@ class Site:
     _restarting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
+    def lying(self) -> bool:
+        """Whether operators lie."""
+        return bool(self.unwell)
+
+    @property
     def cut_commits(self) -> int:
         return sum(cut.reached.is_set() for cut in self._cuts)
 
     async def start(self) -> None:
-        self._slots.append(("serve", await self.stack.serve(API_PROCESSES)))
+        """One server with several processes; or, of several addresses, one process at each."""
+        if len(self.urls) == 1:
+            self._slots.append(("serve", await self.stack.serve(API_PROCESSES)))
+        else:
+            ports = [int(url.rpartition(":")[2]) for url in self.urls]
+            self._slots += [("serve", await self.stack.serve(1, port)) for port in ports]
         self._slots += [("worker", process) for process in [await self.stack.worker() for _ in range(WORKERS)]]
 
     async def supervise(self) -> None:
@@ -109,6 +125,7 @@ class Site:
         answer = await client.post("/_sim/faults", json=step.fault)
         assert answer.status_code == 201, f"{step.fault}: {answer.text}"
         known = answer.json()["id"]
+        self.told[known] = step.fault
         await asyncio.sleep(step.lasts_s)
         listed = (await client.get("/_sim/faults")).json()["faults"]
         self.faults[step.fault["kind"]] += next(fault["used"] for fault in listed if fault["id"] == known)
@@ -215,7 +232,8 @@ async def _processes(
     ):
         simulator = Simulator(simulators, control)
         stack = Stack(folder, database, simulator, port, environment, client, callers[0][1])
-        site = Site(home, stack, proxy, tuple(key for key, _ in callers))
+        urls = (url,) if plan.unwell is None else (url, f"http://127.0.0.1:{free_port()}")
+        site = Site(home, stack, proxy, tuple(key for key, _ in callers), urls, plan.unwell or frozenset())
         try:
             stack.start("simulator")
             stack.environment |= await _provider_settings(simulator, url, plan)

@@ -21,9 +21,14 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
-async def _survives(seconds: float, folder: Path) -> None:
+def _seed() -> int:
     seed = random.SystemRandom().randrange(1_000_000_000)
     print(f"seed {seed}")  # pytest shows it when the test fails
+    return seed
+
+
+async def _survives(seconds: float, folder: Path) -> None:
+    seed = _seed()
     report = await run(seed, seconds, folder)
     print("\n".join(lines(report)))
     assert not report.broken, f"seed {seed}: {report.broken[0]}"
@@ -31,6 +36,15 @@ async def _survives(seconds: float, folder: Path) -> None:
     assert report.hurt["cut commits"]
     assert report.hurt["restarts of PostgreSQL"]
     assert any(name.startswith("kills") for name in report.hurt)
+
+
+async def _survives_lies(seconds: float, folder: Path) -> None:
+    seed = _seed()
+    report = await run(seed, seconds, folder, lying=True)
+    print("\n".join(lines(report)))
+    assert not report.broken, f"seed {seed}: {report.broken[0]}"
+    assert report.made >= 10, "on a busy machine too"
+    assert sum(report.faults.values()) >= seconds / 2
 
 
 @pytest.mark.timeout(420)
@@ -42,3 +56,15 @@ async def test_20_s_of_chaos_break_no_invariant(folder: Path) -> None:
 @pytest.mark.timeout(600)
 async def test_60_s_of_chaos_break_no_invariant(folder: Path) -> None:
     await _survives(60, folder)
+
+
+@pytest.mark.timeout(420)
+async def test_5_s_of_lies_break_no_invariant(folder: Path) -> None:
+    await _survives_lies(5, folder)
+
+
+@pytest.mark.full("takes minutes")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("_turn", range(3))
+async def test_60_s_of_lies_break_no_invariant(folder: Path, _turn: int) -> None:
+    await _survives_lies(60, folder)

@@ -3,9 +3,11 @@
 import random
 from itertools import islice
 
+import msgspec
 import pytest
 
-from tests.chaos import plan
+from kobiri.simulator.faults import decode
+from tests.chaos import lies, plan
 from tests.chaos.clients import orders
 from tests.chaos.plan import Kill, Pause, ProviderFault, Restart, Traits
 
@@ -54,3 +56,31 @@ def test_payers_are_of_the_networks_that_are_served() -> None:
 def test_every_provider_of_the_registry_takes_part(traits: Traits) -> None:
     made = plan.make(1, 600, plan.traits())
     assert any(isinstance(step, ProviderFault) and step.fault["provider"] == traits.provider for step in made.steps)
+
+
+def test_lies_are_drawn_by_the_seed_and_nobody_is_killed() -> None:
+    first = plan.make(7, 60, plan.traits(), lying=True)
+    assert plan.make(7, 60, plan.traits(), lying=True) == first
+    assert {type(step) for step in first.steps} == {ProviderFault}
+    assert all(step.at_s + step.lasts_s <= 60 for step in first.steps if isinstance(step, ProviderFault))
+
+
+def test_over_many_seeds_every_lie_is_drawn_and_no_provider_is_always_well() -> None:
+    made = [plan.make(seed, 60, plan.traits(), lying=True) for seed in range(50)]
+    known = {each.provider for each in plan.traits()}
+    unwell = [each.unwell or frozenset() for each in made]
+    assert frozenset[str]().union(*unwell) == known
+    assert all(0 < len(each) < len(known) for each in unwell)
+    told = [[step.fault for step in each.steps if isinstance(step, ProviderFault)] for each in made]
+    singled_out = {fault["kind"] for faults in told for fault in faults if "times" in fault}
+    assert singled_out == {name.partition(" ")[0] for name in lies.ABOUT_A_PAYMENT}
+    for each, faults in zip(made, told, strict=True):
+        assert {fault["provider"] for fault in faults if "times" not in fault} <= (each.unwell or frozenset())
+
+
+def test_every_lie_is_one_that_simulators_tell() -> None:
+    dice = random.Random(1)
+    for provider in plan.traits():
+        for _ in range(500):
+            decode(msgspec.json.encode(lies.about_a_payment(dice, provider.provider, askable=provider.askable)))
+            decode(msgspec.json.encode(lies.to_everybody(dice, provider.provider)))
