@@ -58,11 +58,6 @@ async def test_60_s_of_chaos_break_no_invariant(folder: Path) -> None:
     await _survives(60, folder)
 
 
-@pytest.mark.timeout(420)
-async def test_5_s_of_lies_break_no_invariant(folder: Path) -> None:
-    await _survives_lies(5, folder)
-
-
 @pytest.mark.full("takes minutes")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("_turn", range(3))
