@@ -362,7 +362,9 @@ def run_simulator(settings: Settings, *, quiet: bool = False) -> None:
     from kobiri.simulator import app as simulator
 
     announce = (lambda _line: None) if quiet else functools.partial(print, flush=True)
-    asyncio.run(simulator.serve(settings.host, settings.simulator_port, registry.simulators(), announce=announce))
+    options = simulator.SimulatorSettings(hosts=settings.simulator_hosts)
+    providers = registry.simulators()
+    asyncio.run(simulator.serve(settings.host, settings.simulator_port, providers, settings=options, announce=announce))
 
 
 async def run_worker(settings: Settings) -> None:

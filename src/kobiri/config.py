@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from kobiri.domain import webhook
-from kobiri.domain.address import on_this_machine
+from kobiri.domain.address import host_of, on_this_machine
 from kobiri.domain.envelope import MasterKeys
 from kobiri.domain.errors import KobiriError
 from kobiri.domain.money import LARGEST_MINOR, read_largest
@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Port = 8000
     simulator_port: Port = 8001
+    simulator_hosts: Annotated[frozenset[str], NoDecode] = frozenset()
     public_base_url: str | None = None
     # Set by kobiri demo for its processes: they call nothing outside this machine, and use no database but its own.
     kobiri_demo: bool = False
@@ -156,6 +157,16 @@ class Settings(BaseSettings):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
+    @field_validator("simulator_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        found = {part.strip().lower() for part in value.split(",") if part.strip()}
+        if any("*" in host or host_of(f"http://{host}") != host for host in found):
+            raise ValueError("must be names or addresses with commas between them, such as api,192.0.2.7")
+        return frozenset(found)
+
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def _networks(cls, value: object) -> object:
@@ -227,9 +238,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _stays_here(self) -> "Settings":
         for name in type(self).model_fields if self.kobiri_demo else ():
-            value = _text(getattr(self, name))
-            elsewhere = name.endswith("_url") and not on_this_machine(value or "")
-            if value is not None and (elsewhere or name == "database_host"):
+            value = getattr(self, name)
+            elsewhere = name.endswith("_url") and not on_this_machine(_text(value) or "")
+            if value and (elsewhere or name in ("database_host", "simulator_hosts")):
                 raise ValueError(f"{name.upper()}: {NOT_IN_A_DEMO}")
         return self
 

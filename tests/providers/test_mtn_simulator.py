@@ -1332,7 +1332,7 @@ async def test_a_large_body_is_refused(start: Start) -> None:
     sim = await start(limits={"max_body_bytes": 1024})
 
     assert (await sim.pay(raw=b"x" * 2000)).status == 413
-    assert (await sim.call("POST", "/_sim/faults", data=b"x" * 2000)).status == 413
+    assert (await sim.call("POST", "/_sim/faults", json="x" * 2000)).status == 413
     assert (await sim.call("GET", "/_sim/requests?path=requesttopay")).json["requests"][0]["answered"] == 413
 
 

@@ -184,3 +184,10 @@ def test_addresses_lose_their_last_slash(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_trusted_proxies_are_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, TRUSTED_PROXIES="10.0.0.0/8, 192.0.2.7,2001:db8::/32,")
     assert settings.trusted_proxies == tuple(map(ip_network, ("10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32")))
+
+
+def test_the_simulators_hosts_are_names_and_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, SIMULATOR_HOSTS="Simulator, 192.0.2.7,").simulator_hosts == {"simulator", "192.0.2.7"}
+    for wrong in ("http://simulator", "simulator:8001", "a/b", "a@b", "a b", "*"):
+        with pytest.raises(ConfigurationError, match=r"^SIMULATOR_HOSTS: "):
+            load(monkeypatch, SIMULATOR_HOSTS=wrong)

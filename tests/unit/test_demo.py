@@ -126,15 +126,17 @@ URLS = sorted(name.upper() for name in Settings.model_fields if name.endswith("_
 
 
 @pytest.mark.parametrize("in_file", [False, True])
-@pytest.mark.parametrize("name", [*URLS, "DATABASE_HOST"])
+@pytest.mark.parametrize("name", [*URLS, "DATABASE_HOST", "SIMULATOR_HOSTS"])
 def test_every_address_that_leads_elsewhere_and_every_database_is_refused(
     decide: Decide, name: str, in_file: bool
 ) -> None:
     database = name.startswith("DATABASE")
     values = ["postgresql://app:hunter2@127.0.0.1/kobiri"] if name.startswith("DATABASE_") else [THERE]
-    if name == "DATABASE_HOST":
+    if name == "SIMULATOR_HOSTS":
+        values = ["shop", "127.0.0.1"]
+    elif name == "DATABASE_HOST":
         values = ["127.0.0.1", "localhost", "/var/run/postgresql", "db.internal"]
-    if not database:
+    elif not database:
         values += ["http://127.0.0.1@evil.example", "http://localhost.evil", "http://2130706433", "http://0.0.0.0"]
     secret = {"OPERATOR_WEBHOOK_SECRET": "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1"}
     for value, spelt in product(values, (name, name.lower())):

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from kobiri.domain.address import host_of, is_loopback
 from kobiri.simulator.books import Books
 from kobiri.simulator.faults import ErrorAnswer, Fault, FaultError, Faults, decode, readable
 from kobiri.simulator.journal import Journal
@@ -24,6 +26,7 @@ log = logging.getLogger("kobiri.simulator")
 
 Build = Callable[[Stage], web.Application]
 
+NOT_THERE = "Callbacks go to http or https addresses of this machine, and of the hosts in SIMULATOR_HOSTS."
 MAX_DIGITS = 9
 MAX_MOVEMENTS_SHOWN = 100_000
 SHUTDOWN_TIMEOUT_S = 1.0
@@ -45,7 +48,7 @@ def build(providers: Mapping[str, Build], *, settings: SimulatorSettings | None 
 
     app = web.Application(
         client_max_size=settings.max_body_bytes,
-        middlewares=[_never_a_traceback, _journalling(journal, frozenset(providers))],
+        middlewares=[_never_a_traceback, _guarding(settings.hosts), _journalling(journal, frozenset(providers))],
     )
     for name, build_provider in providers.items():
         app.add_subapp(f"/{name}", build_provider(stages[name]))
@@ -108,6 +111,28 @@ async def _never_a_traceback(request: web.Request, handler: Handler) -> web.Stre
     except Exception:
         log.exception("the simulator failed at %s %s", request.method, request.path)
         return _problem(500, "The simulator itself failed; its log says more.")
+
+
+def _guarding(hosts: AbstractSet[str]) -> Middleware:
+    """The control API has no password: no web page may use it by a browser on this machine.
+
+    Its address is not enough, for a page may point its own name here. JSON, a page of elsewhere cannot send unasked.
+    """
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.split("/", 2)[1] != "_sim":
+            return await handler(request)
+        host = host_of(f"http://{request.host}")
+        if host is None or not (is_loopback(host) or host in hosts):
+            return _problem(403, "The control API is called by a name of this machine, or one of SIMULATOR_HOSTS.")
+        if request.headers.get("Origin", f"http://{request.host}") != f"http://{request.host}":
+            return _problem(403, "No page of another origin may call the control API.")
+        if request.method in ("POST", "PUT", "PATCH") and request.content_type != "application/json":
+            return _problem(415, "Send JSON, and the header Content-Type: application/json.")
+        return await handler(request)
+
+    return guard
 
 
 def _journalling(journal: Journal, providers: frozenset[str]) -> Middleware:
@@ -248,6 +273,8 @@ class _Control:
                 outgoing = stage.actor.callback(order)
             except OrderError as error:
                 return _problem(400, str(error))
+            if outgoing is not None and not stage.may_call(outgoing.url):
+                return _problem(400, NOT_THERE)
             if outgoing is not None:
                 return _json(await stage.deliver(outgoing, order.reference, "by hand"))
         return _problem(404, "No provider knows this `reference`; with a `provider` and a `url` it may be invented.")
@@ -265,6 +292,9 @@ class _Control:
             return _problem(404, f"There is no such provider; here: {', '.join(self.stages)}.")
         try:
             patch = msgspec.json.decode(await request.read(), type=dict[str, Any])
+            urls = [value for name, value in patch.items() if name.endswith("callback_url") and isinstance(value, str)]
+            if not all(map(stage.may_call, urls)):
+                return _problem(400, NOT_THERE)
             stage.current_options.change(patch)
         except RecursionError:
             return _problem(400, "The settings were not understood: nested too deeply.")

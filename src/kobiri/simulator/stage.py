@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from kobiri.domain.address import host_of, is_loopback
 from kobiri.simulator import faults as f
 from kobiri.simulator.answers import Refused, garbled
 from kobiri.simulator.books import Books, Kind
@@ -36,9 +37,13 @@ RECEIVED: Final = web.RequestKey("received", Received)
 
 
 class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits common to all, and under `providers` each provider's own options by its name."""
+    """Limits common to all, and under `providers` each provider's own options by its name.
+
+    `hosts`: those beside this machine that callbacks may go to, and by whose name the control API may be called.
+    """
 
     providers: dict[str, dict[str, Any]] = {}
+    hosts: frozenset[str] = frozenset()
     max_body_bytes: int = 64 * 1024
     max_requests: int = 10_000
     max_payments: int = 200_000
@@ -282,6 +287,11 @@ class Stage:
             entry = await self._deliver_once(outgoing, reference, "retry")
         return entry
 
+    def may_call(self, url: str) -> bool:
+        """Whether a callback may go there: nobody shall reach other machines through this one."""
+        host = host_of(url)
+        return host is not None and (is_loopback(host) or host in self.settings.hosts)
+
     async def pause(self, seconds: float) -> None:
         """Wait, but never hold up a shutdown."""
         if seconds > 0:
@@ -359,7 +369,10 @@ class Stage:
         answer: int | None = None
         error: str | None = None
         try:
-            answer = await self._post(outgoing)
+            if self.may_call(outgoing.url):
+                answer = await self._post(outgoing)
+            else:
+                error = "HostNotAllowed"
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as problem:
             error = type(problem).__name__
         entry = Delivered(
