@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 from litestar.routes import HTTPRoute
@@ -42,6 +43,10 @@ async def shops(make_api: ApiFactory) -> Shops:
     payment = (await api.pay("a-key", reference="a-reference", metadata={"a": "a"})).json()
     await until(api, payment["id"], "SUCCESSFUL")
     await post_callback(api, callback(payment), secret=None)
+    await api.database.fetch(
+        "INSERT INTO attempts (tenant_id, payment_id, attempt, provider, account_fingerprint, provider_reference,"
+        " reason) SELECT tenant_id, id, 0, 'mtn', 'somewhere', gen_random_uuid(), 'no token' FROM payments"
+    )
     await housekeeping.seal_events(gateway(api).db)
     stranger = await api.tenant("stranger")
     stranger_id = await api.database.value("SELECT id::text FROM tenants WHERE slug = 'stranger'")
@@ -141,32 +146,48 @@ class Unfiltered:
         return await self._tx.execute(self._strip(sql), *arguments)
 
 
+async def look(tx: Any, tenant: TenantId, payment_id: PaymentId) -> list[Any]:
+    """All that the store can tell a tenant about a payment and its traces."""
+    health = await callbacks.health(tx, tenant, "test", "mtn")
+    return [
+        await payments.get(tx, tenant, payment_id),
+        await payments.get_by_reference(tx, tenant, "test", "a-reference"),
+        await payments.list_page(tx, tenant, "test", payments.Filter(), None, 10),
+        await payments.list_page(tx, tenant, "test", payments.Filter(Status.SUCCESSFUL), None, 10),
+        await payments.earlier_roads(tx, tenant, payment_id),
+        await idempotency.get(tx, tenant, "test", "a-key"),
+        (await events.of_subjects(tx, tenant, [payment_id]))[payment_id],
+        await events.list_page(tx, tenant, "test", 0, None, payment_id, 10),
+        await callbacks.of_payment(tx, tenant, payment_id),
+        health.hints + health.applied,
+    ]
+
+
+async def test_without_the_databases_wall_the_application_shows_a_stranger_nothing(shops: Shops) -> None:
+    """The two walls hide each other: here the application's stands alone, for a login that sees all rows."""
+    a, b = TenantId(shops.api.tenant_id), TenantId(shops.stranger_id)
+    payment_id = PaymentId(shops.payment["id"])
+    owner = await asyncpg.connect(shops.api.database.owner_dsn)
+    try:
+        assert all(await look(owner, a, payment_id))
+        assert not any(await look(owner, b, payment_id))
+    finally:
+        await owner.close()
+
+
 async def test_without_the_applications_filter_the_database_shows_nothing(shops: Shops) -> None:
     """The store's own functions, as A and as B; then, stripped, as B: A's rows do not appear."""
     a, b = TenantId(shops.api.tenant_id), TenantId(shops.stranger_id)
     payment_id = PaymentId(shops.payment["id"])
     db = gateway(shops.api).db
 
-    async def look(tx: Any, tenant: TenantId) -> list[Any]:
-        health = await callbacks.health(tx, tenant, "test", "mtn")
-        return [
-            await payments.get(tx, tenant, payment_id),
-            await payments.get_by_reference(tx, tenant, "test", "a-reference"),
-            await payments.list_page(tx, tenant, "test", payments.Filter(), None, 10),
-            await payments.list_page(tx, tenant, "test", payments.Filter(Status.SUCCESSFUL), None, 10),
-            await idempotency.get(tx, tenant, "test", "a-key"),
-            (await events.of_subjects(tx, tenant, [payment_id]))[payment_id],
-            await events.list_page(tx, tenant, "test", 0, None, payment_id, 10),
-            health.hints + health.applied,
-        ]
-
     async with db.tenant_transaction(a) as tx:
-        assert all(await look(tx, a))
+        assert all(await look(tx, a, payment_id))
     async with db.tenant_transaction(b) as tx:
-        assert not any(await look(tx, b))
+        assert not any(await look(tx, b, payment_id))
         stripped = Unfiltered(tx)
-        assert not any(await look(stripped, b))
-        assert not any(await look(stripped, a))
+        assert not any(await look(stripped, b, payment_id))
+        assert not any(await look(stripped, a, payment_id))
         assert stripped.stripped >= 16
         before = (await shops.api.database.fetch("SELECT * FROM payments"))[0]
         await payments.hint(stripped, a, payment_id)  # type: ignore[arg-type]

@@ -253,6 +253,24 @@ async def test_the_master_key_changes_while_everything_runs(shop: Shop) -> None:
         await accounts.rotate(shop.db, KEYS, ACTOR)
 
 
+async def test_what_is_done_to_one_account_is_done_to_no_other(shop: Shop) -> None:
+    """One name in two modes, a second name beside it, and the name again at another tenant."""
+    await make_tenant(shop.database, "other")
+    meant = await shop.save()
+    beside = [await shop.save(mode="live"), await shop.save(name="second"), await shop.save("other")]
+
+    async def rows() -> dict[str, Any]:
+        found = await shop.database.fetch("SELECT * FROM provider_accounts")
+        return {str(row["id"]): dict(row) for row in found}
+
+    before = await rows()
+    await shop.turn(enabled=False)
+    assert (await shop.save(priority=7)).id == meant.id
+    after = await rows()
+    assert (after[meant.id]["enabled"], after[meant.id]["version"]) == (False, 2)
+    assert [after[one.id] for one in beside] == [before[one.id] for one in beside]
+
+
 async def test_another_tenant_does_not_see_it(shop: Shop) -> None:
     await make_tenant(shop.database, "other")
     await shop.save()
@@ -375,9 +393,9 @@ async def test_an_api_user_that_changes_sends_nothing_old(api: Api, shop: Shop) 
 # --- callbacks ------------------------------------------------------------------------------------------------------
 
 
-async def post(api: Api, token: str, body: bytes) -> int:
+async def post(api: Api, token: str, body: bytes, provider: str = "mtn") -> int:
     headers = {"content-type": "application/json", "x-api-key": ""}
-    answer = await api.client.post(f"/api/v1/webhooks/mtn/{token}", content=body, headers=headers)
+    answer = await api.client.post(f"/api/v1/webhooks/{provider}/{token}", content=body, headers=headers)
     return answer.status_code
 
 
@@ -403,6 +421,7 @@ async def test_a_callback_comes_in_by_its_accounts_path_alone(
     assert ("hint", payment["id"]) in await kept()
     for token in ("x", ours.callback_token[:-1], ours.callback_token + "a"):
         assert await post(api, token, body) == 404
+    assert await post(api, ours.callback_token, body, "airtel") == 404, "nor is it a path of another provider"
     captured = capsys.readouterr()
     assert ours.callback_token not in captured.out + captured.err
 

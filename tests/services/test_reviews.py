@@ -219,6 +219,13 @@ async def test_a_success_of_another_amount_is_no_success_and_its_money_waits_in_
     assert await ledger(api, payment["id"]) == {"provider:mtn": 900, "suspense": -900}
 
 
+async def test_the_queue_of_one_tenant_is_its_own(make_api: ApiFactory, simulator: Simulator) -> None:
+    api, payment_id = await lost_at_zamtel(make_api, simulator)
+    await api.tenant("other")
+    assert [case.payment.id for case in await reviews.queue(gateway(api).db, "shop")] == [payment_id]
+    assert await reviews.queue(gateway(api).db, "other") == []
+
+
 async def test_what_is_on_its_way_needs_no_person(api: Api, simulator: Simulator) -> None:
     await simulator.fault(kind="payer", decision="ignore")
     payment = (await api.pay()).json()

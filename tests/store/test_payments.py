@@ -13,7 +13,7 @@ from kobiri.domain.errors import ReferenceInUse
 from kobiri.domain.ids import LeaseToken, PaymentId, new_id, new_provider_reference
 from kobiri.domain.money import Money
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Outcome, Source, Succeeded, Unknown
-from kobiri.domain.payment import Change, EventDraft, Payment, Status, transition
+from kobiri.domain.payment import Change, EventDraft, Payment, Review, Status, transition
 from kobiri.store import idempotency, payments
 from kobiri.store.db import Database, LockTimeout
 from kobiri.store.payments import Answer, Filter
@@ -290,6 +290,18 @@ async def test_a_final_word_ends_the_schedule_whoever_holds_the_lease(db: Databa
 
     stored = (await get(db, payment)).payment
     assert (stored.next_run_at, stored.lease_token) == (None, None)
+
+
+async def test_the_operator_is_told_of_each_reason_although_the_case_changed_meanwhile(
+    db: Database, database: TestDatabase
+) -> None:
+    """Told of the old reason, somebody writes that down; of the new one nobody was told."""
+    payment = await insert(db, make_payment(await make_tenant(db)))
+    await database.fetch("UPDATE payments SET review = 'mismatched'")
+    for review, told in ((Review.UNRESOLVED, False), (Review.MISMATCHED, True)):
+        async with db.tenant_transaction(payment.tenant_id) as tx:
+            await payments.note_review_told(tx, replace(payment, review=review))
+        assert await database.value("SELECT review_told_at IS NOT NULL FROM payments") is told
 
 
 # --- attempts and leases --------------------------------------------------------------------------------------------

@@ -2,15 +2,19 @@
 
 import asyncio
 import uuid
+from dataclasses import replace
 
 import asyncpg
 import pytest
 
 from kobiri.domain.ids import TenantId
-from kobiri.store import events, payments
+from kobiri.domain.outcome import Accepted, Source
+from kobiri.domain.payment import EventDraft, Review, transition
+from kobiri.store import events, idempotency, payments
 from kobiri.store.db import PLATFORM, Database
+from kobiri.store.payments import Answer, Claim
 from tests.conftest import TestDatabase
-from tests.store.builders import insert, make_payment, make_tenant
+from tests.store.builders import AUTHOR, MINUTE, insert, make_payment, make_tenant
 from tests.structure.catalogue import NOT_TENANTS_DATA
 
 EVENT = """
@@ -223,6 +227,41 @@ async def test_a_tables_owner_is_behind_the_wall_as_well(database: TestDatabase,
         await connection.execute(f"RESET ROLE; ALTER TABLE payments OWNER TO CURRENT_USER; DROP ROLE {owner}")
     finally:
         await connection.close()
+
+
+async def test_without_the_databases_wall_the_application_writes_nothing_of_another_tenant(
+    db: Database, database: TestDatabase
+) -> None:
+    """Each statement that changes a payment, for a login that may change all rows, with everything right but whose."""
+    mine, other = await make_tenant(db), await make_tenant(db)
+    payment = await insert(db, make_payment(mine), key="k")
+    theirs = replace(payment, tenant_id=other)
+    change = transition(theirs, Accepted(), Source.SEND, payment.created_at, 0.5, attempt=payment.attempt)
+    assert change is not None
+    assert payment.lease_token is not None
+    road, answer = replace(theirs, provider="other"), Answer("k", 201, b"theirs")
+    await database.fetch("UPDATE payments SET review = 'unresolved'")
+
+    async def rows() -> list[asyncpg.Record]:
+        return await database.fetch("SELECT * FROM payments p JOIN idempotency_keys k ON k.payment_id = p.id")
+
+    before = await rows()
+    owner = await asyncpg.connect(database.owner_dsn)
+    try:
+        assert not await payments.write(owner, theirs, change, AUTHOR, answer)
+        assert await payments.begin_attempt(owner, theirs, MINUTE) is None
+        event = EventDraft("payment.rerouted", {})
+        assert await payments.switch_road(owner, theirs, road, "down", event, AUTHOR, MINUTE) is None
+        assert not await idempotency.answer(owner, theirs, answer)
+        await payments.release(owner, Claim(other, payment.id, payment.lease_token))
+        await payments.note_review_told(owner, replace(theirs, review=Review.UNRESOLVED))
+        assert await rows() == before
+        await owner.execute("UPDATE payments SET lease_token = NULL")
+        before = await rows()
+        await payments.hint(owner, other, payment.id)
+        assert await rows() == before
+    finally:
+        await owner.close()
 
 
 async def test_a_forgotten_where_still_shows_one_tenant(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:

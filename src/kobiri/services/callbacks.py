@@ -106,9 +106,9 @@ async def _receiver(gateway: Gateway, provider_id: str, token: str | None) -> Ro
         return gateway.roads.receiver(provider_id)
     async with gateway.db.gate_transaction() as tx:
         match = await accounts.match(tx, token_hash(token))
-    if match is None or match[2] != provider_id:
+    if match is None:
         return None
-    tenant_id, account_id, _ = match
+    tenant_id, account_id = match
     return await gateway.roads.of_account(tenant_id, provider_id, account_id)
 
 

@@ -52,10 +52,10 @@ async def list_of(tx: Tx, tenant_id: TenantId) -> list[StoredAccount]:
     return [_account(row) for row in await tx.fetch(LIST_OF, tenant_id)]
 
 
-async def match(tx: Tx, token_hash: bytes) -> tuple[TenantId, AccountId, str] | None:
-    """Whose account a callback's path names: tenant, account, provider. Needs a gate transaction."""
-    row = await tx.fetchrow("SELECT tenant_id, account_id, provider FROM match_account($1)", token_hash)
-    return (TenantId(str(row["tenant_id"])), AccountId(str(row["account_id"])), row["provider"]) if row else None
+async def match(tx: Tx, token_hash: bytes) -> tuple[TenantId, AccountId] | None:
+    """Whose account a callback's path names. Needs a gate transaction."""
+    row = await tx.fetchrow("SELECT tenant_id, account_id FROM match_account($1)", token_hash)
+    return (TenantId(str(row["tenant_id"])), AccountId(str(row["account_id"]))) if row else None
 
 
 # --- the operator's: these need an operator's transaction ---
