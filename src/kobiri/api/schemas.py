@@ -84,7 +84,7 @@ def fingerprint(method: str, path: str, order: Order) -> bytes:
 
 
 class FailureView(Struct):
-    """Why no money moved: our word, and the provider's own."""
+    """Why the payment did not succeed: our word, and the provider's own."""
 
     code: str
     provider_code: str | None
@@ -104,6 +104,8 @@ class PaymentView(Struct):
     provider: str
     provider_reference: str
     provider_transaction_id: str | None
+    received_amount: str | None
+    received_currency: str | None
     reference: str | None
     description: str | None
     metadata: dict[str, str]
@@ -234,6 +236,8 @@ def payment_view(payment: Payment) -> PaymentView:
         provider=payment.provider,
         provider_reference=payment.provider_reference,
         provider_transaction_id=payment.provider_transaction_id,
+        received_amount=str(payment.received) if payment.received else None,
+        received_currency=payment.received.currency if payment.received else None,
         reference=payment.reference,
         description=payment.description,
         metadata=dict(payment.metadata or {}),

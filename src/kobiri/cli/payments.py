@@ -11,7 +11,7 @@ from kobiri.app import database, operating
 from kobiri.cli.output import ACTOR, Json, emit, fail, run, table
 from kobiri.config import Settings
 from kobiri.domain.ids import PaymentId, parse_id
-from kobiri.domain.outcome import Finding
+from kobiri.domain.outcome import Finding, Unknown
 from kobiri.domain.payment import Payment
 from kobiri.services import reviews
 from kobiri.services.reviews import Case, Evidence
@@ -98,20 +98,37 @@ def resolve(
     as_: Annotated[Decision, typer.Option("--as", help="seen: a final payment needs no more attention.")],
     reason: Annotated[str, typer.Option(help="It stands in the merchant's audit log.")],
     transaction_id: Annotated[str | None, typer.Option(help="The provider's id, where a statement names it.")] = None,
+    arrived: Annotated[
+        str | None, typer.Option(help="With --as failed: the amount that came instead; it is booked to suspense.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Settle a payment by your word. Its provider is asked first, and its firm word is never overruled.
+
+    Where the provider spoke of another amount before, that amount is booked to suspense without --arrived.
 
     Example: kobiri payments resolve 019b76da-8c3c-7f20-8000-0a1b2c3d4e5f --as failed --reason "not in June's statement"
     """
     known = _parse(json, payment_id)
 
-    async def work(settings: Settings) -> Payment:
+    async def work(settings: Settings) -> tuple[Payment, Finding | None]:
         async with operating(settings) as gateway:
-            return await reviews.resolve(gateway, known, as_.value, reason, ACTOR, transaction_id)
+            return await reviews.resolve(gateway, known, as_.value, reason, ACTOR, transaction_id, arrived)
 
-    payment = run(json, work)
-    emit(json, _facts(payment), lambda console: console.print(f"{payment.id} is {payment.status}."))
+    payment, finding = run(json, work)
+    asked = finding is not None and not isinstance(finding, Unknown)
+    unasked = finding.reason if isinstance(finding, Unknown) else None
+    document = {**_facts(payment), "provider_asked": asked, "not_asked_because": unasked}
+    emit(json, document, lambda console: _tell_resolved(console, payment, unasked))
+
+
+def _tell_resolved(console: Console, payment: Payment, unasked: str | None) -> None:
+    if unasked is not None:
+        console.print(f"{payment.provider} could not be asked ({unasked}): your word decided.", markup=False)
+    console.print(f"{payment.id} is {payment.status}.")
+    if payment.received is not None:
+        money = f"{payment.received} {payment.received.currency}"
+        console.print(f"{money} arrived and waits in suspense: kobiri ledger suspense", markup=False)
 
 
 def _parse(json: bool, text: str) -> PaymentId:
@@ -138,6 +155,8 @@ def _facts(payment: Payment) -> dict[str, Any]:
         "account_id": payment.account_id,
         "provider_reference": payment.provider_reference,
         "provider_transaction_id": payment.provider_transaction_id,
+        "received_amount": str(payment.received) if payment.received else None,
+        "received_currency": payment.received.currency if payment.received else None,
         "failure_code": payment.failure_code,
         "attempt": payment.attempt,
         "created_at": payment.created_at,

@@ -1,14 +1,44 @@
 """Double-entry bookkeeping: the movement that each change of a payment causes.
 
-A debit is positive, a credit negative; every movement sums to zero. A payment has at most one movement per reason.
+A debit is positive, a credit negative; every movement sums to zero. A payment has at most one movement per reason, and
+so has an arrival.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from kobiri.domain.money import Money
+from kobiri.domain.outcome import Source, Succeeded
 
 AVAILABLE = "merchant_available"  # what the merchant may pay out
 SUSPENSE = "suspense"  # money that arrived against our earlier word; a person decides
+
+
+class Why(StrEnum):
+    """Why money that arrived is not simply the payment's own."""
+
+    LATE = "late"  # its payment had been told as failed
+    MISMATCHED = "mismatched"  # another amount or payer than was asked for
+    TWICE = "twice"  # its payment had been paid already
+    EARLIER_ROAD = "earlier_road"  # by a road on which nothing was sent, as far as we saw
+    UNASKED = "unasked"  # under a reference in the form of ours, of no payment here
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Money that came in and waits in suspense. `account` is the fingerprint of the provider's account.
+
+    `source` and `told_in` say who told of it, and where that stands.
+    """
+
+    provider: str
+    account: str
+    money: Money
+    why: Why
+    source: Source
+    transaction_id: str | None = None
+    told_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +52,11 @@ class Posting:
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """Postings that belong together, and why they were made."""
+    """Postings that belong together, and why they were made. `arrival`: the money that it brings into suspense."""
 
     reason: str
     postings: tuple[Posting, ...]
+    arrival: Arrival | None = None
 
 
 def provider_account(provider: str) -> str:
@@ -38,16 +69,48 @@ def collected(provider: str, money: Money) -> Movement:
     return _move("collected", provider_account(provider), AVAILABLE, money)
 
 
-def arrived_unexpectedly(provider: str, money: Money) -> Movement:
-    """A payment that was told as failed turned out to have moved money."""
-    return _move("arrived_unexpectedly", provider_account(provider), SUSPENSE, money)
+def arrived_unexpectedly(arrival: Arrival) -> Movement:
+    """Money has arrived that is not simply a payment's own."""
+    return _move("arrived_unexpectedly", provider_account(arrival.provider), SUSPENSE, arrival.money, arrival)
 
 
-def _move(reason: str, debited: str, credited: str, money: Money) -> Movement:
+def arrival_of(said: Succeeded, asked: Money, provider: str, account: str, why: Why, source: Source) -> Arrival:
+    """The money of which a provider's success tells: `asked` where it names no amount."""
+    return Arrival(
+        provider, account, said.money or asked, why, source, said.provider_transaction_id, told_in=said.told_in
+    )
+
+
+def is_booked(arrival: Arrival, booked: Iterable[Arrival]) -> bool:
+    """Whether this money stands in the books of its payment already, perhaps told by somebody else."""
+    return any(_is_same(arrival, other) for other in booked)
+
+
+def _is_same(one: Arrival, other: Arrival) -> bool:
+    """One transaction id is one arrival. Else the amount must tell: a statement has ids of a kind of its own.
+
+    So two ids mean two arrivals only where both stand in statements, or neither does. A person may have either kind.
+    """
+    if (one.provider, one.account) != (other.provider, other.account):
+        return False
+    ids = (one.transaction_id, other.transaction_id)
+    if None not in ids:
+        if ids[0] == ids[1]:
+            return True
+        kinds = {
+            source if source in (Source.STATEMENT, Source.PERSON) else "api" for source in (one.source, other.source)
+        }
+        if len(kinds) == 1 and Source.PERSON not in kinds:
+            return False
+    return one.money == other.money
+
+
+def _move(reason: str, debited: str, credited: str, money: Money, arrival: Arrival | None = None) -> Movement:
     return Movement(
         reason,
         (
             Posting(debited, money.minor, money.currency),
             Posting(credited, -money.minor, money.currency),
         ),
+        arrival,
     )

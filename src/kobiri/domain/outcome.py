@@ -7,7 +7,7 @@ from kobiri.domain.money import Money
 
 
 class FailureCode(StrEnum):
-    """Why no money moved, in our words. The provider's own word stands beside it."""
+    """Why the payment did not succeed, in our words. The provider's own word stands beside it."""
 
     PAYER_NOT_FOUND = "payer_not_found"
     PAYEE_NOT_FOUND = "payee_not_found"
@@ -22,6 +22,7 @@ class FailureCode(StrEnum):
     PROVIDER_UNAVAILABLE = "provider_unavailable"
     NOT_RECEIVED = "not_received"
     RESOLVED_BY_OPERATOR = "resolved_by_operator"
+    AMOUNT_MISMATCH = "amount_mismatch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +37,27 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """Money moved. `money` and `payer` are what the provider says; None where it did not say."""
+    """Money moved. `money` and `payer` are what the provider says; None where it did not say.
+
+    `told_in`: where that stands, such as a statement and its line.
+    """
 
     provider_transaction_id: str | None = None
     money: Money | None = None
     payer: str | None = field(default=None, repr=False)
+    told_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Declined:
     """A firm word that no money moved and none will. `provider_code` is theirs, kept raw.
 
-    `arrived`: what arrived instead, of another amount than was asked for; only a person says so, and it waits in
-    suspense.
+    `arrived`: what arrived instead of what was asked for; only a person says so, and it waits in suspense.
     """
 
     code: FailureCode
     provider_code: str | None = None
-    arrived: Money | None = None
+    arrived: Succeeded | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ PENDING ──▶ SUCCESSFUL ──▶ REVERSED      (reversals arrive with the 
 TIMEOUT ──▶ SUCCESSFUL | FAILED          never back to PENDING
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -14,7 +14,7 @@ from typing import Literal, assert_never
 
 from kobiri.domain import ledger, schedule
 from kobiri.domain.ids import AccountId, LeaseToken, PaymentId, ProviderReference, TenantId
-from kobiri.domain.ledger import Movement
+from kobiri.domain.ledger import Arrival, Movement, Why
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import (
@@ -84,6 +84,7 @@ class Payment:
     metadata: Mapping[str, str] | None = None
     callback_url: str | None = None
     provider_transaction_id: str | None = None
+    received: Money | None = None  # what arrived, by the provider's word, beside what the payment was settled with
     failure_code: str | None = None
     failure_provider_code: str | None = None
     review: Review | None = None
@@ -254,6 +255,26 @@ def agrees(payment: Payment, said: Succeeded) -> bool:
     return _mismatch(payment, said) is None
 
 
+def unless_booked(payment: Payment, change: Change, booked: Sequence[Arrival]) -> Change | None:
+    """The change with an arrival that is not among `booked`, those of this payment. None: it tells nothing new."""
+    arrival = change.movement.arrival if change.movement else None
+    if arrival is None:
+        return change
+    if ledger.is_booked(arrival, booked):
+        return None if change.after.status is payment.status else replace(change, movement=None)
+    before = sum(other.money.minor for other in booked if other.money.currency == arrival.money.currency)
+    received = Money(before + arrival.money.minor, arrival.money.currency)
+    return replace(change, after=replace(change.after, received=received))
+
+
+def anothers_money(payment: Payment, outcome: Succeeded, source: Source, now: datetime, jitter: float) -> Change | None:
+    """What becomes of a success whose transaction id belongs to another payment: a person looks, nothing is settled."""
+    detail = "its transaction id belongs to another payment"
+    if not payment.is_final:
+        return _quarantine(payment, detail, outcome, None, source, now, jitter)
+    return None if payment.review is Review.CONTRADICTED else _contradicted(payment, detail, source, outcome)
+
+
 def resolved(payment: Payment, outcome: Outcome, reason: str, now: datetime, jitter: float) -> Change | None:
     """A person settles what is not final, and says why."""
     change = transition(payment, outcome, Source.PERSON, now, jitter, attempt=payment.attempt)
@@ -273,11 +294,13 @@ def seen(payment: Payment, reason: str) -> Change | None:
 def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime, jitter: float) -> Change | None:
     said_otherwise = _mismatch(payment, outcome)
     if said_otherwise:
-        return _quarantine(payment, said_otherwise, source, now, jitter)
+        received = outcome.money or payment.money
+        return _quarantine(payment, said_otherwise, outcome, received, source, now, jitter)
     after = replace(
         payment,
         status=Status.SUCCESSFUL,
         provider_transaction_id=outcome.provider_transaction_id or payment.provider_transaction_id,
+        received=None,
         review=_review_after(payment, source),
         completed_at=now,
         next_run_at=None,
@@ -304,7 +327,8 @@ def _decline(
         return _unknown(payment, Unknown(f"repeat refused: {outcome.provider_code}"), source, now, jitter)
     change = _fail(payment, outcome.code, outcome.provider_code, source, now)
     if outcome.arrived is not None:
-        return replace(change, movement=ledger.arrived_unexpectedly(payment.provider, outcome.arrived))
+        movement = _arrived(payment, outcome.arrived, Why.MISMATCHED, source)
+        return replace(change, movement=movement, after=replace(change.after, received=outcome.arrived.money))
     return change
 
 
@@ -314,6 +338,7 @@ def _fail(payment: Payment, code: FailureCode, provider_code: str | None, source
         status=Status.FAILED,
         failure_code=code,
         failure_provider_code=provider_code,
+        received=None,
         review=_review_after(payment, source),
         completed_at=now,
         next_run_at=None,
@@ -444,21 +469,79 @@ def _mismatch(payment: Payment, outcome: Succeeded) -> str | None:
     return None
 
 
-def _quarantine(payment: Payment, detail: str, source: Source, now: datetime, jitter: float) -> Change | None:
-    """Nothing is settled on a success that is not ours; the provider is asked again, a person looks."""
-    event = EventDraft("payment.mismatched", {"source": source, "detail": detail})
-    known = payment.review is Review.MISMATCHED
-    after = replace(_acknowledged(payment, now), review=Review.MISMATCHED)
+def _quarantine(
+    payment: Payment,
+    detail: str,
+    said: Succeeded,
+    received: Money | None,
+    source: Source,
+    now: datetime,
+    jitter: float,
+) -> Change | None:
+    """Nothing is settled on a success that is not ours; the provider is asked again, a person looks.
+
+    `received`: what arrived by this word, for whoever decides.
+    """
+    event = EventDraft("payment.mismatched", {"source": source, "detail": detail, **_evidence(said)})
+    known = payment.review is Review.MISMATCHED and payment.received == received
+    after = replace(_acknowledged(payment, now), review=Review.MISMATCHED, received=received)
     return _wait(after, () if known else (event,), source, now, jitter)
 
 
-def earlier_road_speaks(payment: Payment, reference: ProviderReference) -> Change | None:
-    """A provider knows a reference of which nothing was sent, as far as we saw: perhaps the payer paid twice."""
-    if payment.review is Review.MISMATCHED:
+def earlier_road_speaks(
+    payment: Payment,
+    reference: ProviderReference,
+    provider: str,
+    account: str,
+    said: Accepted | Succeeded,
+    source: Source,
+) -> Change | None:
+    """A provider knows a reference of which nothing was sent, as far as we saw: perhaps the payer paid twice.
+
+    `provider` and `account` (its fingerprint) are the earlier road's. Money that arrived there waits in suspense.
+    """
+    facts: dict[str, str] = {"source": source, "detail": "an earlier road knows it", "provider_reference": reference}
+    movement = None
+    if isinstance(said, Succeeded):
+        facts |= _evidence(said)
+        arrival = ledger.arrival_of(said, payment.money, provider, account, Why.EARLIER_ROAD, source)
+        movement = ledger.arrived_unexpectedly(arrival)
+    elif payment.review is Review.MISMATCHED:
         return None
-    event = EventDraft("payment.mismatched", {"detail": "an earlier road knows it", "provider_reference": reference})
+    after = replace(payment, review=Review.MISMATCHED, version=payment.version + 1)
+    return Change(after, (EventDraft("payment.mismatched", facts),), movement, keeps_schedule=True)
+
+
+def paid_twice(payment: Payment, said: Succeeded, source: Source) -> Change | None:
+    """A success beside the one that settled the payment: the second money waits in suspense."""
+    if payment.status is not Status.SUCCESSFUL:
+        return None
+    return _contradicted(payment, "paid twice", source, said, _arrived(payment, said, Why.TWICE, source))
+
+
+def reversed_there(payment: Payment, source: Source) -> Change | None:
+    """The provider lists a reversal: what it means for a payment that is not failed, a person must find out."""
+    if payment.status is Status.FAILED or payment.review in (Review.CONTRADICTED, Review.MISMATCHED):
+        return None
+    if payment.is_final:
+        return _contradicted(payment, "reversed", source, None)
+    event = EventDraft("payment.mismatched", {"source": source, "detail": "the provider reversed it"})
     after = replace(payment, review=Review.MISMATCHED, version=payment.version + 1)
     return Change(after, (event,), keeps_schedule=True)
+
+
+def _arrived(payment: Payment, said: Succeeded, why: Why, source: Source) -> Movement:
+    """The movement of money that arrived by the payment's own road."""
+    arrival = ledger.arrival_of(said, payment.money, payment.provider, payment.account_fingerprint, why, source)
+    return ledger.arrived_unexpectedly(arrival)
+
+
+def _evidence(said: Succeeded) -> dict[str, str]:
+    """What a success says, for the audit log: no more than it named."""
+    told = {"provider_transaction_id": said.provider_transaction_id, "told_in": said.told_in}
+    if said.money is not None:
+        told |= {"received_amount": str(said.money), "received_currency": said.money.currency}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _acknowledged(payment: Payment, now: datetime) -> Payment:
@@ -468,21 +551,24 @@ def _acknowledged(payment: Payment, now: datetime) -> Payment:
 
 def _contradict(payment: Payment, outcome: Outcome | Finding, source: Source) -> Change | None:
     """A firm word against a final status changes no status. It is written down once, and stray money is booked."""
+    if payment.status is Status.FAILED and isinstance(outcome, Succeeded):
+        # Whether it is booked already, the books must tell (unless_booked), and not that a person knows.
+        return _contradicted(payment, "successful", source, outcome, _arrived(payment, outcome, Why.LATE, source))
     if payment.review is Review.CONTRADICTED:
         return None
-    if payment.status is Status.FAILED and isinstance(outcome, Succeeded):
-        movement = ledger.arrived_unexpectedly(payment.provider, outcome.money or payment.money)
-        return _contradicted(payment, "successful", source, movement)
     # A declined repeat of a request is no word about the payment (see _decline).
     if payment.status is Status.SUCCESSFUL and isinstance(outcome, Declined) and source is not Source.SEND:
         return _contradicted(payment, "failed", source, None)
     if payment.status is Status.SUCCESSFUL and isinstance(outcome, Succeeded):
         said_otherwise = _mismatch(payment, outcome)
-        return _contradicted(payment, said_otherwise, source, None) if said_otherwise else None
+        return _contradicted(payment, said_otherwise, source, outcome) if said_otherwise else None
     return None
 
 
-def _contradicted(payment: Payment, word: str, source: Source, movement: Movement | None) -> Change:
-    event = EventDraft("payment.contradicted", {"source": source, "status": payment.status, "provider_says": word})
+def _contradicted(
+    payment: Payment, word: str, source: Source, said: Succeeded | None, movement: Movement | None = None
+) -> Change:
+    facts = {"source": source, "status": payment.status, "provider_says": word}
+    event = EventDraft("payment.contradicted", facts | (_evidence(said) if said else {}))
     after = replace(payment, review=Review.CONTRADICTED, version=payment.version + 1)
     return Change(after, (event,), movement)

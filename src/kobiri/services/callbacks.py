@@ -148,7 +148,10 @@ async def _ask_earlier_road(
     assert read is not None, "it was matched, and payments are never deleted"
     finding = await road.find(read.payment.kind, reference)
     if isinstance(finding, Accepted | Succeeded):
-        await outcomes.suspect(gateway.db, read.payment, reference, author)
+        account = road.provider.fingerprint_of(read.payment.kind)
+        await outcomes.suspect(
+            gateway.db, read.payment, reference, road.spec.id, account, finding, Source.CALLBACK, author
+        )
 
 
 async def _believe(

@@ -10,10 +10,20 @@ import structlog
 
 from kobiri.domain.errors import Busy, Conflict
 from kobiri.domain.ids import ProviderReference
-from kobiri.domain.outcome import Finding, Outcome, Source
-from kobiri.domain.payment import Change, Payment, earlier_road_speaks, person_waits_until, resolved, transition
+from kobiri.domain.outcome import Accepted, Finding, Outcome, Source, Succeeded
+from kobiri.domain.payment import (
+    Change,
+    Payment,
+    anothers_money,
+    earlier_road_speaks,
+    person_waits_until,
+    resolved,
+    transition,
+    unless_booked,
+)
 from kobiri.domain.payment import seen as close_review
-from kobiri.store import idempotency, payments
+from kobiri.store import arrivals, idempotency, payments
+from kobiri.store.arrivals import TransactionTaken
 from kobiri.store.db import CommitUnknown, Database, LockTimeout
 from kobiri.store.payments import Answer, Author
 
@@ -46,14 +56,18 @@ async def apply(
     def decide(payment: Payment, now: datetime) -> Change | None:
         return transition(payment, outcome, source, now, random.random(), attempt=attempt)
 
-    after, _ = await _write(db, payment, decide, source, now, author, answer)
+    def decide_of_anothers(payment: Payment, now: datetime) -> Change | None:
+        assert isinstance(outcome, Succeeded), "nothing else names a transaction"
+        return anothers_money(payment, outcome, source, now, random.random())
+
+    after, _ = await _write(db, payment, decide, source, now, author, answer, decide_of_anothers)
     return after
 
 
 async def resolve(db: Database, payment: Payment, outcome: Outcome, reason: str, author: Author) -> Payment:
     """Settle a payment by a person's word, with the reason in the same commit.
 
-    Raises Conflict: it is final by now, or a send is open or may still begin.
+    Raises Conflict: it is final by now, a send is open or may still begin, or the transaction id is another payment's.
     """
     async with db.tenant_transaction(payment.tenant_id) as tx:
         read = await payments.get(tx, payment.tenant_id, payment.id)
@@ -65,7 +79,12 @@ async def resolve(db: Database, payment: Payment, outcome: Outcome, reason: str,
             raise Conflict(f"A request may still be on its way to the provider: decide after {until:%H:%M:%S} UTC.")
         return resolved(payment, outcome, reason, now, random.random())
 
-    after, written = await _write(db, read.payment, decide, Source.PERSON, read.now, author, no_answer)
+    def refuse(_payment: Payment, _now: datetime) -> Change | None:
+        raise Conflict(
+            "Its transaction id belongs to another payment, or to money in suspense: name its own (--transaction-id)."
+        )
+
+    after, written = await _write(db, read.payment, decide, Source.PERSON, read.now, author, no_answer, refuse)
     if not written:
         raise Conflict(f"This payment is {after.status} by now: look again.")
     return after
@@ -83,17 +102,41 @@ async def seen(db: Database, payment: Payment, reason: str, author: Author) -> P
     return after
 
 
-async def suspect(db: Database, payment: Payment, reference: ProviderReference, author: Author) -> Payment:
-    """Give a payment to a person, because a road on which nothing was sent knows its reference after all."""
-    after, _ = await _write(
-        db,
-        payment,
-        lambda payment, _now: earlier_road_speaks(payment, reference),
-        Source.CALLBACK,
-        payment.created_at,
-        author,
-        no_answer,
-    )
+async def suspect(
+    db: Database,
+    payment: Payment,
+    reference: ProviderReference,
+    provider: str,
+    account: str,
+    said: Accepted | Succeeded,
+    source: Source,
+    author: Author,
+) -> Payment:
+    """Give a payment to a person, because a road on which nothing was sent knows its reference after all.
+
+    `provider` and `account` (its fingerprint) are that road's. Money that arrived there is booked to suspense.
+    """
+
+    def decide(payment: Payment, _now: datetime) -> Change | None:
+        return earlier_road_speaks(payment, reference, provider, account, said, source)
+
+    def decide_of_anothers(payment: Payment, _now: datetime) -> Change | None:
+        return earlier_road_speaks(payment, reference, provider, account, Accepted(), source)
+
+    after, _ = await _write(db, payment, decide, source, payment.created_at, author, no_answer, decide_of_anothers)
+    return after
+
+
+async def note(db: Database, payment: Payment, decide: Callable[[Payment], Change | None], author: Author) -> Payment:
+    """Write down what a statement shows beside a payment's own outcome, as `decide` has it."""
+
+    def noted(payment: Payment, _now: datetime) -> Change | None:
+        return decide(payment)
+
+    def nothing(_payment: Payment, _now: datetime) -> Change | None:
+        return None
+
+    after, _ = await _write(db, payment, noted, Source.STATEMENT, payment.created_at, author, no_answer, nothing)
     return after
 
 
@@ -105,17 +148,26 @@ async def _write(
     now: datetime,
     author: Author,
     answer: Callable[[Payment], Answer | None],
+    decide_of_anothers: Callable[[Payment, datetime], Change | None] | None = None,
 ) -> tuple[Payment, bool]:
-    """The payment as it then stands, and whether this call changed it."""
+    """The payment as it then stands, and whether this call changed it.
+
+    `decide_of_anothers` decides where the transaction id that `decide` writes belongs to another payment.
+    """
     lease_token = payment.lease_token
     for _ in range(TRIES):
-        change = decide(payment, now)
+        change = await _unless_booked(db, payment, decide(payment, now))
         if change is None:
             await _keep_answer(db, payment, answer(payment))
             return payment, False
         try:
             async with db.tenant_transaction(payment.tenant_id) as tx:
                 written = await payments.write(tx, payment, change, author, answer(change.after))
+        except TransactionTaken:
+            assert decide_of_anothers is not None, "who names no transaction takes none"
+            log.warning("payment.transaction_of_another", payment_id=payment.id, source=source)
+            decide = decide_of_anothers
+            continue
         except (CommitUnknown, LockTimeout):
             written = False  # perhaps it was: what is read next tells
         if written:
@@ -128,6 +180,15 @@ async def _write(
         # The lease that may stand there by now is another's.
         payment, now = replace(read.payment, lease_token=lease_token), read.now
     raise Busy("Too many things happen to this payment at once.", retry_after_s=1)
+
+
+async def _unless_booked(db: Database, payment: Payment, change: Change | None) -> Change | None:
+    """What is booked already is a fact: it is not booked again, and is no news."""
+    if change is None or change.movement is None or change.movement.arrival is None:
+        return change
+    async with db.tenant_transaction(payment.tenant_id) as tx:
+        booked = await arrivals.of_payment(tx, payment.tenant_id, payment.id)
+    return unless_booked(payment, change, booked)
 
 
 async def _keep_answer(db: Database, payment: Payment, given: Answer | None) -> None:

@@ -13,12 +13,13 @@ from kobiri import net
 from kobiri.domain import webhook
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import PaymentId
+from kobiri.domain.money import Money
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Finding, Outcome, Source, Succeeded, Unknown
 from kobiri.domain.outcome import NotFound as NotKnown
 from kobiri.domain.payment import Payment, Status, agrees, may_arrive_until
 from kobiri.services import outcomes
 from kobiri.services.gateway import Gateway
-from kobiri.store import callbacks, events, payments, tenants
+from kobiri.store import arrivals, callbacks, events, payments, tenants
 from kobiri.store.callbacks import KeptCallback
 from kobiri.store.db import Database
 from kobiri.store.events import Event
@@ -29,6 +30,7 @@ log = structlog.get_logger(__name__)
 Decision: TypeAlias = Literal["successful", "failed", "seen"]
 
 MAX_REASON = 500
+MAX_TRANSACTION_ID = 100
 # A provider that says "in progress" is believed for so long; MTN's sandbox has numbers that never end.
 PATIENCE = timedelta(days=1)
 TELL_WITHIN_S = 10.0
@@ -86,22 +88,32 @@ async def check(gateway: Gateway, payment_id: PaymentId, actor: str) -> tuple[Pa
 
 
 async def resolve(
-    gateway: Gateway, payment_id: PaymentId, decision: Decision, reason: str, actor: str, their_id: str | None = None
-) -> Payment:
+    gateway: Gateway,
+    payment_id: PaymentId,
+    decision: Decision,
+    reason: str,
+    actor: str,
+    their_id: str | None = None,
+    arrived: str | None = None,
+) -> tuple[Payment, Finding | None]:
     """Settle a payment by a person's word, which never overrules the provider's: that one is asked first.
 
-    Raises NotFound, Unprocessable (no reason), Conflict (already final, or the provider says otherwise).
+    `their_id` is the provider's transaction id, `arrived` an amount that came instead of the one that was asked for.
+    Returns what the provider said too; None where nobody asked. Raises NotFound, Unprocessable (no reason, no such
+    amount), Conflict (already final, the provider or the evidence says otherwise, the id is another payment's).
     """
     if not 1 <= len(reason.strip()) <= MAX_REASON:
         raise Unprocessable(f"A reason of 1 to {MAX_REASON} characters is required: it stands in the audit log.")
     _, payment = await _get(gateway.db, payment_id)
+    claim = _claim(payment, decision, their_id, arrived)
     author = Author(actor)
     if decision == "seen":
-        return await outcomes.seen(gateway.db, payment, reason, author)
+        return await outcomes.seen(gateway.db, payment, reason, author), None
     if payment.is_final:
         raise Conflict(f"This payment is {payment.status} already; a person can only mark it as seen.")
     if payment.status is not Status.TIMEOUT and payment.review is None:
         raise Conflict("This payment is on its way: its provider's word is expected, and a person's would be a guess.")
+    await _refuse_taken(gateway.db, payment, their_id)
     finding = await _ask(gateway, payment)
     read = await _read(gateway, payment)
     refusal = contradiction(read.payment, decision, finding, read.now)
@@ -109,10 +121,25 @@ async def resolve(
         await _apply_found(gateway, payment, finding, author)
         raise Conflict(refusal)
     try:
-        return await outcomes.resolve(gateway.db, payment, _word(payment, decision, finding, their_id), reason, author)
+        word = await _word(gateway.db, read.payment, decision, finding, claim)
+        return await outcomes.resolve(gateway.db, payment, word, reason, author), finding
     except Conflict:  # a person waits for what is on its way, the provider's word need not
         await _apply_found(gateway, payment, finding, author)
         raise
+
+
+def _claim(payment: Payment, decision: Decision, their_id: str | None, arrived: str | None) -> Succeeded:
+    """What the person says that came in. `money` None: nothing of an amount."""
+    if their_id is not None and not (their_id.isprintable() and 1 <= len(their_id.strip()) <= MAX_TRANSACTION_ID):
+        raise Unprocessable(f"A transaction id has 1 to {MAX_TRANSACTION_ID} printable characters.")
+    if arrived is None:
+        return Succeeded(their_id)
+    if decision != "failed":
+        raise Unprocessable("--arrived goes with --as failed: it is what came instead of the payment.")
+    money = Money.read(arrived, payment.money.currency)
+    if money == payment.money:
+        raise Unprocessable(f"{money} {money.currency} is what was asked for: then it is successful, not failed.")
+    return Succeeded(their_id, money, told_in="a person's word")
 
 
 def contradiction(  # noqa: PLR0911  # one return for each word that a provider may say
@@ -124,7 +151,7 @@ def contradiction(  # noqa: PLR0911  # one return for each word that a provider 
         case Succeeded() if agrees(payment, finding):
             return None if decision == "successful" else "The provider says that it was paid; that stands now."
         case Succeeded():
-            return None if decision == "failed" else "The provider says that another amount or payer was charged."
+            return None if decision == "failed" else _another_amount(payment, finding.money or payment.money)
         case Declined():
             return None if decision == "failed" else "The provider says that it failed; that stands now."
         case NotKnown() if decision == "successful":
@@ -142,13 +169,57 @@ def contradiction(  # noqa: PLR0911  # one return for each word that a provider 
             assert_never(finding)
 
 
-def _word(payment: Payment, decision: Decision, finding: Finding, their_id: str | None) -> Outcome:
+async def _word(db: Database, payment: Payment, decision: Decision, finding: Finding, claim: Succeeded) -> Outcome:
+    """The decision as a word about the payment. Raises Conflict where the evidence speaks against it."""
+    agreed = isinstance(finding, Succeeded) and agrees(payment, finding)
     if decision == "successful":
+        if payment.received is not None and not agreed:
+            raise Conflict(_another_amount(payment, payment.received))
         said = finding.provider_transaction_id if isinstance(finding, Succeeded) else None
-        return Succeeded(said or their_id)
-    strange = isinstance(finding, Succeeded) and not agrees(payment, finding)
-    arrived = finding.money if strange and isinstance(finding, Succeeded) else None
-    return Declined(FailureCode.RESOLVED_BY_OPERATOR, arrived=arrived)
+        return Succeeded(claim.provider_transaction_id or said)
+    arrived = await _arrived(db, payment, finding, claim)
+    code = FailureCode.AMOUNT_MISMATCH if arrived else FailureCode.RESOLVED_BY_OPERATOR
+    return Declined(code, arrived=arrived)
+
+
+async def _arrived(db: Database, payment: Payment, finding: Finding, claim: Succeeded) -> Succeeded | None:
+    """What came in instead: by the provider's word now, else the person's, else by what the provider said before."""
+    if isinstance(finding, Succeeded) and not agrees(payment, finding):
+        if claim.money is not None and finding.money is not None and claim.money != finding.money:
+            raise Conflict(f"The provider says that {finding.money} {finding.money.currency} arrived.")
+        return replace(finding, money=finding.money or payment.money, told_in="the provider's answer")
+    if claim.money is not None:
+        return claim
+    if payment.received is None or isinstance(finding, Declined):
+        return None
+    async with db.operator_transaction() as tx:
+        history = (await events.of_subjects(tx, payment.tenant_id, [payment.id]))[payment.id]
+    told = [event for event in history if event.type == "payment.mismatched" and "received_amount" in event.data]
+    last = told[-1].data if told else {}
+    return Succeeded(
+        claim.provider_transaction_id or last.get("provider_transaction_id"),
+        payment.received,
+        told_in=last.get("told_in") or f"payment.mismatched by {last.get('source')}",
+    )
+
+
+def _another_amount(payment: Payment, received: Money) -> str:
+    return (
+        f"The provider said that {received} {received.currency} arrived, or another payer's money, where"
+        f" {payment.money} {payment.money.currency} was asked for: resolve it as failed. What arrived is booked to"
+        " suspense; then pay it back, or deliver for it (kobiri ledger suspense)."
+    )
+
+
+async def _refuse_taken(db: Database, payment: Payment, their_id: str | None) -> None:
+    """Raises Conflict where a transaction id is another payment's. Two at once are told apart by the database."""
+    if their_id is None:
+        return
+    async with db.operator_transaction() as tx:
+        holder = await arrivals.holder(tx, payment.provider, payment.account_fingerprint, their_id)
+    if holder is not None and holder.payment_id != payment.id:
+        owner = f"payment {holder.payment_id}" if holder.payment_id else "money of no payment, in suspense"
+        raise Conflict(f"The transaction id {their_id!r} is that of {owner} (tenant {holder.tenant}).")
 
 
 async def _get(db: Database, payment_id: PaymentId) -> tuple[str, Payment]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from kobiri.domain import statement as statements
 from kobiri.domain.errors import NotFound
 from kobiri.domain.ids import PaymentId, ProviderReference, TenantId
-from kobiri.domain.outcome import Source
+from kobiri.domain.outcome import Source, Succeeded
 from kobiri.domain.payment import Payment, Review
 from kobiri.domain.statement import Counterpart, Statement, StatementLine, Verdict
 from kobiri.services import outcomes
@@ -89,7 +89,7 @@ async def reconcile(
     absent = await _absent(db, statement, provider, [pair.ours for pair in pairs if pair.ours])
     entries, changed = [], 0
     for done, pair in enumerate(pairs, start=1):
-        entry, written = await _settle(db, pair, author, slugs, dry_run=dry_run)
+        entry, written = await _settle(db, provider, pair, author, slugs, dry_run=dry_run)
         entries.append(entry)
         changed += written
         if done % 1_000 == 0 or done == len(pairs):
@@ -192,7 +192,7 @@ CHANGING = frozenset({Verdict.SETTLED, Verdict.CONTRADICTING, Verdict.DIFFERENT,
 
 
 async def _settle(
-    db: Database, pair: _Pair, author: Author, slugs: Mapping[TenantId, str], *, dry_run: bool
+    db: Database, provider: str, pair: _Pair, author: Author, slugs: Mapping[TenantId, str], *, dry_run: bool
 ) -> tuple[Entry, bool]:
     """Bring the line's word to its payment, where it has one to bring; what became of it, and whether it changed."""
     line, ours, verdict = pair.line, pair.ours, pair.verdict
@@ -204,7 +204,10 @@ async def _settle(
         # It may have moved since it was matched. A lease that stands there is somebody else's.
         before = replace(read.payment, lease_token=None)
         if verdict is Verdict.EARLIER_ROAD:
-            suspected = await outcomes.suspect(db, before, _reference(line), author)
+            said = Succeeded(line.their_id, line.money, line.msisdn)
+            suspected = await outcomes.suspect(
+                db, before, _reference(line), provider, ours.account, said, Source.STATEMENT, author
+            )
             return _entry(line, _counterpart(suspected), verdict, slugs, detail), suspected.version != before.version
         ours = _counterpart(before)
         verdict = statements.judge(line, ours)

@@ -9,6 +9,7 @@ from kobiri.domain.ids import AccountId, LeaseToken, PaymentId, ProviderReferenc
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.payment import Change, EventDraft, Mode, Payment, Review, Status
+from kobiri.store import arrivals
 from kobiri.store.db import Record, Tx, UniqueViolation
 
 
@@ -132,7 +133,7 @@ WITH written AS (
     UPDATE payments SET
         status = $4, provider_transaction_id = $5, failure_code = $6, failure_provider_code = $7, review = $8,
         version = version + 1, unsent = $10, checks = $11, not_founds = $12, first_not_found_at = $13,
-        accepted_at = $14, completed_at = $15,
+        accepted_at = $14, completed_at = $15, received_minor = $32, received_currency = $33,
         review_told_at = CASE WHEN review IS NOT DISTINCT FROM $8 THEN review_told_at END,
         next_run_at = CASE WHEN $18 OR ($16::timestamptz IS NOT NULL AND lease_token <> $9::uuid)
             THEN next_run_at ELSE $16 END,
@@ -145,8 +146,8 @@ WITH written AS (
     SELECT $1, e.id, w.mode, e.type, w.id::text, $19, e.data::jsonb, $20
     FROM written w, unnest($21::uuid[], $22::text[], $23::text[]) AS e (id, type, data)
 ), booked AS (
-    INSERT INTO ledger_entries (tenant_id, payment_id, reason, account, amount_minor, currency)
-    SELECT $1, w.id, $24, l.account, l.amount_minor, l.currency
+    INSERT INTO ledger_entries (tenant_id, payment_id, arrival_id, reason, account, amount_minor, currency)
+    SELECT $1, w.id, $34, $24, l.account, l.amount_minor, l.currency
     FROM written w, unnest($25::text[], $26::bigint[], $27::text[]) AS l (account, amount_minor, currency)
 ), answered AS (
     UPDATE idempotency_keys k SET status_code = $30, response_body = $31
@@ -167,9 +168,19 @@ class Answer:
 
 
 async def write(tx: Tx, before: Payment, change: Change, author: Author, answer: Answer | None = None) -> bool:
-    """Write a change, its events, its ledger movement and the client's answer. False: `before` is out of date."""
+    """Write a change, its events, its ledger movement and the client's answer. False: `before` is out of date.
+
+    Raises TransactionTaken.
+    """
+    with arrivals.refusing_taken():
+        return await _write(tx, before, change, author, answer)
+
+
+async def _write(tx: Tx, before: Payment, change: Change, author: Author, answer: Answer | None) -> bool:
     after = change.after
     postings = change.movement.postings if change.movement else ()
+    arrival = change.movement.arrival if change.movement else None
+    arrival_id = new_id() if arrival else None
     written = await tx.fetchval(
         WRITE,
         before.tenant_id,
@@ -203,7 +214,12 @@ async def write(tx: Tx, before: Payment, change: Change, author: Author, answer:
         answer.key if answer else None,
         answer.status_code if answer else None,
         answer.body if answer else None,
+        after.received.minor if after.received else None,
+        after.received.currency if after.received else None,
+        arrival_id,
     )
+    if written and arrival and arrival_id:
+        await arrivals.insert(tx, before.tenant_id, arrival_id, before.id, arrival)
     return bool(written)
 
 
@@ -507,6 +523,7 @@ def payment_from(row: Record) -> Payment:
         metadata=json.loads(row["metadata"]) if row["metadata"] else None,
         callback_url=row["callback_url"],
         provider_transaction_id=row["provider_transaction_id"],
+        received=Money(row["received_minor"], row["received_currency"]) if row["received_minor"] else None,
         failure_code=row["failure_code"],
         failure_provider_code=row["failure_provider_code"],
         review=Review(row["review"]) if row["review"] else None,

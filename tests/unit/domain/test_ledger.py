@@ -4,12 +4,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kobiri.domain.ledger import AVAILABLE, SUSPENSE, Movement, Posting, arrived_unexpectedly, collected
+from kobiri.domain import ledger
+from kobiri.domain.ledger import AVAILABLE, SUSPENSE, Arrival, Posting, Why, collected
 from kobiri.domain.money import EXPONENTS, MAX_MINOR, Money
+from kobiri.domain.outcome import Source
 
 monies = st.builds(Money, st.integers(1, MAX_MINOR), st.sampled_from(sorted(EXPONENTS)))
 
-Booking = Callable[[str, Money], Movement]
+Booking = Callable[[str, Money], ledger.Movement]
+
+
+def arrived_unexpectedly(provider: str, money: Money) -> ledger.Movement:
+    return ledger.arrived_unexpectedly(Arrival(provider, "account", money, Why.LATE, Source.CHECK))
 
 
 @given(st.sampled_from([collected, arrived_unexpectedly]), monies)
@@ -29,10 +35,40 @@ def test_each_movement_sums_to_zero_in_its_currency(book: Booking, money: Money)
     ],
 )
 def test_the_provider_holds_what_is_owed(book: Booking, reason: str, owed: str) -> None:
-    assert book("airtel", Money(100_050, "ZMW")) == Movement(
-        reason, (Posting("provider:airtel", 100_050, "ZMW"), Posting(owed, -100_050, "ZMW"))
-    )
+    movement = book("airtel", Money(100_050, "ZMW"))
+    assert movement.reason == reason
+    assert movement.postings == (Posting("provider:airtel", 100_050, "ZMW"), Posting(owed, -100_050, "ZMW"))
 
 
 def test_stray_money_is_not_the_merchants() -> None:
     assert len({AVAILABLE, SUSPENSE}) == 2
+
+
+def arrival(
+    amount: int, transaction_id: str | None = None, source: Source = Source.CHECK, account: str = "a"
+) -> Arrival:
+    return Arrival("mtn", account, Money(amount, "ZMW"), Why.LATE, source, transaction_id)
+
+
+STATEMENT, PERSON = Source.STATEMENT, Source.PERSON
+SAME: list[tuple[Arrival, Arrival, bool]] = [
+    (arrival(10), arrival(10), True),
+    (arrival(10), arrival(9), False),
+    (arrival(10, "X"), arrival(10, "X"), True),
+    (arrival(10, "X"), arrival(10, "Y"), False),
+    (arrival(10, "X"), arrival(10, "Y", Source.CALLBACK), False),
+    (arrival(10, "X"), arrival(10), True),
+    (arrival(10, "X"), arrival(9), False),
+    (arrival(10, "X"), arrival(10, "S", STATEMENT), True),  # a statement's ids may be of another kind
+    (arrival(10, "X"), arrival(9, "S", STATEMENT), False),
+    (arrival(10, "S", STATEMENT), arrival(10, "T", STATEMENT), False),
+    (arrival(10, "S", PERSON), arrival(10, "T", STATEMENT), True),  # of which kind a person's is, nobody knows
+    (arrival(10, "X"), arrival(10, "X", account="b"), False),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "same"), SAME, ids=range(len(SAME)))
+def test_what_is_one_arrival_and_what_is_two(one: Arrival, other: Arrival, same: bool) -> None:
+    assert ledger.is_booked(one, [other]) is same
+    assert ledger.is_booked(other, [one]) is same
+    assert not ledger.is_booked(one, [])

@@ -290,7 +290,7 @@ ENTRIES = (
 
 BY_ERROR = {entry.error: entry for entry in ENTRIES}
 
-# Why no money moved, and what to tell or ask the payer.
+# Why it did not succeed, and what to tell or ask the payer.
 FAILURES: Mapping[FailureCode, tuple[str, str]] = {
     FailureCode.PAYER_NOT_FOUND: ("The number has no wallet with this operator.", "Ask for the right number."),
     FailureCode.PAYEE_NOT_FOUND: (
@@ -319,5 +319,9 @@ FAILURES: Mapping[FailureCode, tuple[str, str]] = {
     FailureCode.RESOLVED_BY_OPERATOR: (
         "The operator's system never told; a person found out that no money moved.",
         "Offer to try again.",
+    ),
+    FailureCode.AMOUNT_MISMATCH: (
+        "Another amount than you asked for arrived, or another payer's: see `received_amount`. It is not yours.",
+        "Ask whoever operates this gateway whether it is paid back before you ask the payer again.",
     ),
 }

@@ -65,7 +65,7 @@ FIELDS: Mapping[str, Mapping[str, str | tuple[str, Schema]]] = {
         "status": (
             (
                 "PENDING: being sent, or the payer has yet to approve. TIMEOUT: the outcome is not known yet."
-                " SUCCESSFUL: money moved. FAILED: it did not. REVERSED: it was taken back later."
+                " SUCCESSFUL: money moved. FAILED: it did not, or not as asked. REVERSED: it was taken back later."
             ),
             STATUSES,
         ),
@@ -76,11 +76,16 @@ FIELDS: Mapping[str, Mapping[str, str | tuple[str, Schema]]] = {
         "provider": "Which road was taken.",
         "provider_reference": ("The name under which the provider knows it.", UUID),
         "provider_transaction_id": "The provider's own id, once money moved.",
+        "received_amount": (
+            "What the provider says it received for this payment and that did not settle it: another amount, late, or"
+            " twice. A person looks at it, and it is not yours. Null: nothing like that."
+        ),
+        "received_currency": "ISO 4217: that of received_amount.",
         "reference": "Yours.",
         "description": "Yours.",
         "metadata": "Yours.",
         "callback_url": "Yours.",
-        "failure": "Why no money moved; null unless FAILED.",
+        "failure": "Why it did not succeed; null unless FAILED.",
         "review": (
             (
                 "Why a person looks at it: unresolved (no answer for an hour), mismatched (another amount or payer),"

@@ -44,6 +44,8 @@ PENDING: Mapping[str, Any] = {
     "provider": "mtn",
     "provider_reference": PROVIDER_REFERENCE,
     "provider_transaction_id": None,
+    "received_amount": None,
+    "received_currency": None,
     "reference": REFERENCE,
     "description": "Two school books",
     "metadata": {"cart": "c-77"},

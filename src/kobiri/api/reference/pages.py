@@ -91,7 +91,12 @@ def error_markdown() -> str:
                 f"- **Send it again?** {entry.retried}",
             ]
     lines += ["", "## Why a payment failed", "", "A payment whose status is `FAILED` is no error of the request:"]
-    lines += ["`failure.code` tells why no money moved.", "", "| code | meaning | what to do |", "| --- | --- | --- |"]
+    lines += [
+        "`failure.code` tells why. No money moved, unless `received_amount` says so.",
+        "",
+        "| code | meaning | what to do |",
+        "| --- | --- | --- |",
+    ]
     lines += [f"| `{code}` | {meaning} | {remedy} |" for code, (meaning, remedy) in FAILURES.items()]
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,98 @@
+"""Rows of `arrivals`: money that came in and waits in suspense for a person."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from kobiri.domain.ids import PaymentId, TenantId
+from kobiri.domain.ledger import Arrival, Why
+from kobiri.domain.money import Money
+from kobiri.domain.outcome import Source
+from kobiri.store.db import Record, Tx, UniqueViolation
+
+
+class TransactionTaken(Exception):
+    """The provider's transaction id belongs to another payment, or to money that is in suspense."""
+
+
+@contextmanager
+def refusing_taken() -> Iterator[None]:
+    """Turn the database's refusal of a transaction id that is another's into ours."""
+    try:
+        yield
+    except UniqueViolation as error:
+        if error.constraint_name in ("payments_transaction", "arrivals_transaction"):
+            raise TransactionTaken from error
+        raise
+
+
+async def insert(tx: Tx, tenant_id: TenantId, id_: str, payment_id: PaymentId, arrival: Arrival) -> None:
+    """Add money that arrived about a payment; its ledger entries are written with the payment."""
+    await tx.execute(
+        """
+        INSERT INTO arrivals (tenant_id, id, payment_id, provider, account_fingerprint, transaction_id, amount_minor,
+            currency, why, source, told_in)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        """,
+        tenant_id,
+        id_,
+        payment_id,
+        arrival.provider,
+        arrival.account,
+        arrival.transaction_id,
+        arrival.money.minor,
+        arrival.money.currency,
+        arrival.why,
+        arrival.source,
+        arrival.told_in,
+    )
+
+
+async def of_payment(tx: Tx, tenant_id: TenantId, payment_id: PaymentId) -> list[Arrival]:
+    """What arrived about a payment and was booked to suspense, oldest first."""
+    rows = await tx.fetch(
+        "SELECT * FROM arrivals WHERE tenant_id = $1 AND payment_id = $2 ORDER BY id", tenant_id, payment_id
+    )
+    return [_arrival(row) for row in rows]
+
+
+def _arrival(row: Record) -> Arrival:
+    return Arrival(
+        provider=row["provider"],
+        account=row["account_fingerprint"],
+        money=Money(row["amount_minor"], row["currency"]),
+        why=Why(row["why"]),
+        source=Source(row["source"]),
+        transaction_id=row["transaction_id"],
+        told_in=row["told_in"],
+    )
+
+
+# --- across tenants: these need an operator's transaction ---
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose a transaction id is: a tenant's slug and its payment; None: money of no payment."""
+
+    tenant: str
+    payment_id: PaymentId | None
+
+
+HOLDER = """
+SELECT t.slug, h.payment_id FROM (
+    SELECT tenant_id, id AS payment_id FROM payments
+    WHERE provider = $1 AND account_fingerprint = $2 AND provider_transaction_id = $3
+    UNION ALL
+    SELECT tenant_id, payment_id FROM arrivals
+    WHERE provider = $1 AND account_fingerprint = $2 AND transaction_id = $3
+) h JOIN tenants t ON t.id = h.tenant_id LIMIT 1
+"""
+
+
+async def holder(tx: Tx, provider: str, account: str, transaction_id: str) -> Holder | None:
+    """The payment that bears a transaction id of a provider's account (its fingerprint), or the money."""
+    row = await tx.fetchrow(HOLDER, provider, account, transaction_id)
+    if row is None:
+        return None
+    return Holder(row["slug"], PaymentId(str(row["payment_id"])) if row["payment_id"] else None)
