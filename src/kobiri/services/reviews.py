@@ -205,9 +205,9 @@ async def _arrived(db: Database, payment: Payment, finding: Finding, claim: Succ
 
 def _another_amount(payment: Payment, received: Money) -> str:
     return (
-        f"The provider said that {received} {received.currency} arrived, or another payer's money, where"
-        f" {payment.money} {payment.money.currency} was asked for: resolve it as failed. What arrived is booked to"
-        " suspense; then pay it back, or deliver for it (kobiri ledger suspense)."
+        f"The provider says that another amount or payer was charged: {received} {received.currency} arrived,"
+        f" {payment.money} {payment.money.currency} was asked for. Resolve it as failed: what arrived is booked to"
+        " suspense, to be paid back or delivered for."
     )
 
 
