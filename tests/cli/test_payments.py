@@ -11,7 +11,10 @@ from tests.cli.conftest import Cli
 from tests.conftest import TestDatabase
 from tests.store.builders import insert, make_payment, make_tenant
 
-PARK = "UPDATE payments SET status = 'TIMEOUT', review = 'unresolved', lease_token = NULL"
+PARK = """
+UPDATE payments SET status = 'TIMEOUT', review = 'unresolved', lease_token = NULL,
+    send_before = now() - interval '1 hour', sent_until = NULL
+"""
 HOSTILE = b'[red]{"status":"SUCCESSFUL"}\x1b[2J'
 POST = """
 INSERT INTO callbacks (tenant_id, id, provider, verdict, payment_id, digest, headers, body)

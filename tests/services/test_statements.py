@@ -290,9 +290,7 @@ async def test_their_transaction_id_comes_second(db: Database, made: Maker, refe
     assert entry(found).verdict is Verdict.AGREED
 
 
-async def test_a_transaction_id_of_two_payments_is_nobodys(
-    db: Database, database: TestDatabase, made: Maker
-) -> None:
+async def test_a_transaction_id_of_two_payments_is_nobodys(db: Database, database: TestDatabase, made: Maker) -> None:
     first = await made(Status.SUCCESSFUL, "T2")
     await made(Status.SUCCESSFUL)
     # As an older version left them: from now on the database refuses it.
