@@ -11,6 +11,9 @@ from kobiri.domain.outcome import Source
 from kobiri.store.db import Record, Tx, UniqueViolation
 
 
+COLUMNS = "a.provider, a.account_fingerprint, a.amount_minor, a.currency, a.why, a.source, a.transaction_id, a.told_in"
+
+
 class TransactionTaken(Exception):
     """The provider's transaction id belongs to another payment, or to money that is in suspense."""
 
@@ -51,7 +54,9 @@ async def insert(tx: Tx, tenant_id: TenantId, id_: str, payment_id: PaymentId, a
 async def of_payment(tx: Tx, tenant_id: TenantId, payment_id: PaymentId) -> list[Arrival]:
     """What arrived about a payment and was booked to suspense, oldest first."""
     rows = await tx.fetch(
-        "SELECT * FROM arrivals WHERE tenant_id = $1 AND payment_id = $2 ORDER BY id", tenant_id, payment_id
+        f"SELECT {COLUMNS} FROM arrivals a WHERE tenant_id = $1 AND payment_id = $2 ORDER BY id",  # noqa: S608
+        tenant_id,
+        payment_id,
     )
     return [_arrival(row) for row in rows]
 

@@ -230,7 +230,8 @@ COLUMNS = """
     p.account_id, p.account_fingerprint, p.provider_reference, p.send_before, p.expires_at, p.created_at, p.reference,
     p.description, p.metadata, p.callback_url, p.provider_transaction_id, p.failure_code, p.failure_provider_code,
     p.review, p.version, p.attempt, p.unsent, p.sent_before, p.checks, p.not_founds, p.first_not_found_at,
-    p.accepted_at, p.completed_at, p.next_run_at, p.lease_token, p.sent_until
+    p.accepted_at, p.completed_at, p.next_run_at, p.lease_token, p.sent_until,
+    p.received_minor, p.received_currency
 """
 
 # The commit that precedes a send. Lease and order are checked by the database's clock: who was paused may not send.
