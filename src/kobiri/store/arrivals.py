@@ -10,7 +10,6 @@ from kobiri.domain.money import Money
 from kobiri.domain.outcome import Source
 from kobiri.store.db import Record, Tx, UniqueViolation
 
-
 COLUMNS = "a.provider, a.account_fingerprint, a.amount_minor, a.currency, a.why, a.source, a.transaction_id, a.told_in"
 
 
