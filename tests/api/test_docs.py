@@ -226,7 +226,10 @@ async def refuse(
 
 BODIES: tuple[tuple[type[KobiriError], dict[str, Json] | str], ...] = (
     (errors.MalformedJSON, '{"amount": "1", "amount": "2"}'),
-    (errors.InvalidFields, '{"amount": "1", "currency": "ZMW", "payer": 260961234567}'),
+    (
+        errors.InvalidFields,
+        '{"amount": "1", "currency": "ZMW", "payer": "0961234567", "network": "MTN", "metadata": {"cart": 7}}',
+    ),
     (errors.InvalidAmount, {"amount": "1.234"}),
     (errors.CurrencyNotSupported, {"currency": "ABC"}),
     (errors.InvalidNumber, {"payer": "12"}),

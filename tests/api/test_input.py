@@ -1,6 +1,8 @@
 """Hostile input: whatever comes, the answer is a clear refusal, and nothing is stored."""
 
 import json
+import time
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -38,7 +40,9 @@ UNREADABLE: dict[str, bytes] = {
     "more behind": PLAIN.encode() + b"{}",
     "single quotes": PLAIN.replace('"', "'").encode(),
     "a comment": b"/* */" + PLAIN.encode(),
-    "byte order mark": b"\xef\xbb\xbf" + PLAIN.encode(),
+    "byte order mark alone": b"\xef\xbb\xbf",
+    "two byte order marks": b"\xef\xbb\xbf" * 2 + PLAIN.encode(),
+    "byte order mark behind a space": b" \xef\xbb\xbf" + PLAIN.encode(),
     "utf-16": PLAIN.encode("utf-16"),
     "utf-16 without mark": PLAIN.encode("utf-16-le"),
     "utf-32": PLAIN.encode("utf-32"),
@@ -182,6 +186,101 @@ async def test_what_is_no_order_is_refused_field_by_field(shared_api: Api) -> No
     assert await stored(shared_api.database) == (0, 0)
 
 
+LONG = "n" * 41
+TEN_DIGITS = (
+    "These ten digits begin like a Zambian number, which is 0 and nine digits: 0961234567."
+    " Write another country's number with a + in front."
+)
+TOLD_AT_ONCE: list[tuple[dict[str, str], str, list[tuple[str, str, str]]]] = [
+    (
+        {"metadata": '{"cart":7,"a/b~c":null,"ok":"x"}', "network": '"MTN"', "reference": '"a b"', "ammount": "1"},
+        "invalid_fields",
+        [
+            ("/network", "not_a_choice", "Expected one of airtel, mtn, zamtel. Did you mean mtn?"),
+            ("/reference", "bad_format", "Expected printable ASCII characters without spaces, such as order-1001."),
+            ("/metadata/cart", "wrong_type", "Expected text, got a number: write it in quotes."),
+            ("/metadata/a~1b~0c", "wrong_type", "Expected text, got null."),
+            ("/ammount", "unknown_field", "There is no such field. Did you mean amount?"),
+        ],
+    ),
+    (
+        {"amount": '"1,5"', "currency": '"zmw"', "payer": "[]", "description": '""', "callback_url": '"shop"'},
+        "invalid_fields",
+        [
+            ("/amount", "bad_format", 'Expected a decimal such as "1000.50": digits, at most one point, no sign.'),
+            ("/currency", "bad_format", "Expected three capital letters, such as ZMW."),
+            ("/payer", "wrong_type", "Expected text, got a list."),
+            ("/description", "too_short", "It is empty."),
+            ("/callback_url", "bad_format", "Expected an address such as https://shop.example/hooks."),
+        ],
+    ),
+    (
+        {"metadata": json.dumps({LONG: "x", "v": "x" * 501, "c": "a\nb"}), "callback_url": "7", "amount": '"0.001"'},
+        "invalid_fields",
+        [
+            (f"/metadata/{LONG}", "too_long", "Its name: It has 41 characters; 40 are taken at most."),
+            ("/metadata/v", "too_long", "It has 501 characters; 500 are taken at most."),
+            ("/metadata/c", "bad_format", "Expected text without line breaks and other control characters."),
+            ("/callback_url", "wrong_type", "Expected text, got a number: write it in quotes."),
+            ("/amount", "invalid_amount", "ZMW has 2 decimals; the amount has 3."),
+        ],
+    ),
+    (
+        {"amount": '"0.001"', "payer": '"12"'},
+        "invalid_amount",
+        [
+            ("/amount", "invalid_amount", "ZMW has 2 decimals; the amount has 3."),
+            ("/payer", "invalid_number", "Give the number with its country code, such as 260961234567."),
+        ],
+    ),
+    (
+        {"currency": '"XXX"', "payer": '"9612345678"'},
+        "currency_not_supported",
+        [
+            ("/currency", "currency_not_supported", "'XXX' is not a currency that Kobiri knows."),
+            ("/payer", "invalid_number", TEN_DIGITS),
+        ],
+    ),
+]  # fmt: skip
+
+
+async def test_all_that_is_wrong_with_a_body_is_told_at_once_and_in_plain_words(shared_api: Api) -> None:
+    for changes, code, expected in TOLD_AT_ONCE:
+        told = problem(await post(shared_api, written(**changes)), 400 if code == "invalid_fields" else 422, code)
+        assert [(one["pointer"], one["code"], one["detail"]) for one in told["errors"]] == expected
+        assert told["detail"].endswith(f" {len(expected) - 1} more in `errors`.")
+    told = problem(await post(shared_api, b"{}"), 400, "invalid_fields")
+    assert [(one["pointer"], one["code"]) for one in told["errors"]] == [
+        (f"/{name}", "missing") for name in ("amount", "currency", "payer")
+    ]
+    assert await stored(shared_api.database) == (0, 0)
+
+
+async def test_many_faults_and_huge_names_make_a_short_answer_in_a_short_time(shared_api: Api) -> None:
+    many = {str(number): number for number in range(4_000)}
+    bodies = [
+        json.dumps(payment_body() | many).encode(),
+        written(metadata=json.dumps(many)),
+        json.dumps({"~/" * 30_000: 1}).encode(),
+        json.dumps(payment_body() | {"callback_url": 7, "metadata": dict(list(many.items())[:30])}).encode(),
+    ]
+    for body in bodies:
+        began = time.process_time()
+        answer = await post(shared_api, body)
+        assert time.process_time() - began < 0.5
+        assert 1 <= len(problem(answer, 400, "invalid_fields")["errors"]) <= 20
+        assert len(answer.content) < 5_000
+
+
+async def test_names_that_repeat_among_very_many_cost_little(shared_api: Api) -> None:
+    """A quadratic search took 1.3 s of CPU for each such body."""
+    names = ",".join(f'"{number:x}":0' for number in range(7_000))
+    began = time.process_time()
+    told = problem(await post(shared_api, f'{{{names},"1b57":0}}'.encode()), 400, "malformed_json")
+    assert "'1b57' stands twice" in told["detail"]
+    assert time.process_time() - began < 0.3
+
+
 IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"amount": "10.001"}, "invalid_amount"),
     ({"amount": "0"}, "invalid_amount"),
@@ -263,6 +362,7 @@ ACCEPTED: list[bytes] = [
     written(amount="0.01"),
     written(callback_url='"https://shop.example:8443/x?a=b#c"'),
     PLAIN.encode() + b" " * (65_536 - len(PLAIN)),
+    b"\xef\xbb\xbf" + PLAIN.encode(),
 ]
 
 
@@ -273,7 +373,7 @@ async def test_at_the_limits_it_is_taken_and_given_back(shared_api: Api) -> None
                 shared_api, body, idempotency_key=f"limit-{n}", content_type=kind, prefer="respond-async"
             )
             assert answer.status_code == 202, (body[:200], answer.text)
-        asked, made = json.loads(body), answer.json()
+        asked, made = json.loads(body.removeprefix(BOM_UTF8)), answer.json()
         for name in ("currency", "description", "metadata", "callback_url", "reference"):
             assert made[name] == asked.get(name, {} if name == "metadata" else None)
         seen = (await shared_api.client.get(f"{PAYMENTS}/{made['id']}")).json()

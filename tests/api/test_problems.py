@@ -1,10 +1,13 @@
 """Every refusal is a whole problem, every answer has its headers, and a defect of ours tells no internals."""
 
+import json
 import re
+from importlib.resources import files
 from typing import Any
 
 import pytest
 
+from kobiri.api.problems import EXPECTED
 from tests.api.steps import LOG, PAYMENTS, REQUEST_ID, problem, stored
 from tests.conftest import Api, ApiFactory, payment_body
 
@@ -103,6 +106,33 @@ BAD_EVENTS = [
     ("type=a%0ab", "type"),
     ("status=PENDING", "status"),
 ]
+
+
+TOLD = [
+    ("/payments?limit=abc", "limit: expected a whole number of 1 or more, such as 50."),
+    ("/payments?limit=0", "limit: expected a whole number of 1 or more, such as 50."),
+    ("/payments?status=pending", "status: expected one of PENDING, TIMEOUT, SUCCESSFUL, FAILED, REVERSED."),
+    ("/transactions?created_from=x", "created_from: expected a time with its zone, such as 2026-02-01T08:00:00Z."),
+    ("/payments?created_before=7", "created_before: expected a time with its zone, such as 2026-02-01T08:00:00Z."),
+    ("/payments?limit=x&cursor=" + "x" * 1001, ("limit: expected a whole number of 1 or more, such as 50; cursor:"
+     " expected next_cursor of the page before, unchanged.")),
+    (f"/events?cursor={'x' * 1001}", "cursor: expected next_cursor of the page before, unchanged."),
+    ("/providers/predict", "msisdn: it is required, a phone number of at most 32 characters, such as 0961234567."),
+]  # fmt: skip
+
+
+async def test_a_bad_query_is_told_in_plain_words_and_all_at_once(shared_api: Api) -> None:
+    for query, detail in TOLD:
+        answer = await shared_api.client.get(f"/api/v1{query}")
+        assert problem(answer, 400, "invalid_query")["detail"] == detail
+
+
+async def test_every_query_parameter_that_the_framework_may_refuse_has_its_words() -> None:
+    document = json.loads((files("kobiri.api.reference") / "openapi.json").read_text())
+    for path in document["paths"].values():
+        for parameter in (one for operation in path.values() for one in operation.get("parameters", ())):
+            if parameter.get("in") == "query" and set(parameter["schema"]) - {"type", "default"}:
+                assert parameter["name"] in EXPECTED, parameter
 
 
 async def test_a_bad_query_is_refused_and_named(shared_api: Api) -> None:

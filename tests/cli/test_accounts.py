@@ -101,6 +101,7 @@ def test_an_account_from_its_storing_to_a_new_master_key(shop: Cli, mtn: str, tm
 @pytest.mark.parametrize(
     ("content", "code"),
     [("[]", "bad_file"), ("{", "bad_file"), ('{"a": 1}', "bad_file"), ('{"colour": "red"}', "unprocessable"),
+     ('\ufeff{"colour": "red"}', "unprocessable"),
      ("x" * 70_000, "bad_file"), ("[" * 60_000, "bad_file")],
 )  # fmt: skip
 def test_a_bad_file_is_told_in_one_sentence(shop: Cli, tmp_path: Path, content: str, code: str) -> None:

@@ -71,4 +71,4 @@ def _check_parameters(connection: Connection, handler: BaseRouteHandler) -> None
             raise InvalidQuery(f"{name}: give it once.")
         # NUL and half surrogates among them, which no database takes. A line end behind is a slip of copying.
         if any(unicodedata.category(c) in ("Cc", "Cs") for c in values[0].strip()):
-            raise InvalidQuery(f"{name}: this cannot be one.")
+            raise InvalidQuery(f"{name}: it holds a control character.")

@@ -10,9 +10,9 @@ from litestar.params import FromPath, FromQuery, QueryParameter, RawBody
 
 from kobiri.api import schemas
 from kobiri.api.auth import caller_of
-from kobiri.api.schemas import EventPage, PaymentPage, PaymentRequest, PaymentView, TransactionPage
+from kobiri.api.problems import EXPECTED
+from kobiri.api.schemas import EventPage, PaymentPage, PaymentView, TransactionPage
 from kobiri.api.state import ApiState
-from kobiri.api.strict_json import decode
 from kobiri.domain.errors import (
     IdempotencyKeyMalformed,
     IdempotencyKeyMissing,
@@ -46,7 +46,7 @@ async def create_payment(request: AnyRequest, body: RawBody) -> Response[bytes]:
     state: ApiState = request.app.state.api
     caller = caller_of(request)
     _require_json(request)
-    order = decode(body, PaymentRequest).to_order()
+    order = schemas.read_order(body)
     path = request.scope["path"]
     use = KeyUse(
         key=_idempotency_key(request, required=state.idempotency_required),
@@ -194,12 +194,12 @@ def _filter(
             continue
         # The decoder takes a bare number too, as seconds: 2026 would be a minute of the year 1970.
         if moment.tzinfo is None or not DATE.match(request.query_params[name]):
-            raise InvalidQuery(f"{name}: give the time with its zone, such as 2026-02-01T08:00:00Z.")
+            raise InvalidQuery(f"{name}: expected {EXPECTED[name]}.")
         if not 1 < moment.year < MAXYEAR:  # in UTC it may be in no year at all
-            raise InvalidQuery(f"{name}: this cannot be one.")
+            raise InvalidQuery(f"{name}: a time of this year cannot be.")
     for name, text in (("provider", provider), ("reference", reference)):
         if text is not None and len(text) > 100:
-            raise InvalidQuery(f"{name}: this cannot be one.")
+            raise InvalidQuery(f"{name}: at most 100 characters.")
     return Filter(status, provider, reference, created_from, created_before)
 
 

@@ -1,5 +1,7 @@
 """Errors as RFC 9457 problems. The HTTP status of each error is chosen here and nowhere else."""
 
+import re
+
 import msgspec
 import structlog
 from litestar import Request, Response
@@ -11,6 +13,7 @@ from kobiri.api.observe import shown
 from kobiri.api.throttle import QuotaUsedUp
 from kobiri.domain import errors
 from kobiri.domain.errors import KobiriError
+from kobiri.domain.payment import Status
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +54,17 @@ FRAMEWORK_ERRORS: dict[int, type[KobiriError]] = {
     413: errors.BodyTooLarge,
     415: errors.UnsupportedMediaType,
 }
+
+# What each query parameter takes: the framework's own words are for programmers in Python.
+EXPECTED = {
+    "limit": "a whole number of 1 or more, such as 50",
+    "cursor": "next_cursor of the page before, unchanged",
+    "status": f"one of {', '.join(Status)}",
+    "created_from": "a time with its zone, such as 2026-02-01T08:00:00Z",
+    "created_before": "a time with its zone, such as 2026-02-01T08:00:00Z",
+    "msisdn": "a phone number of at most 32 characters, such as 0961234567",
+}
+MISSING = re.compile(r"Missing required query parameter '(\w+)'")
 
 METHODS: tuple[Method, ...] = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -121,7 +135,12 @@ def _allowed(request: Request) -> list[Method]:  # type: ignore[type-arg]
 
 
 def _detail(kind: type[KobiriError], error: HTTPException) -> str:
+    if kind is not errors.InvalidQuery:
+        return ""
+    if missing := MISSING.match(error.detail):
+        return f"{missing[1]}: it is required, {EXPECTED.get(missing[1], 'as text')}."
     extra = getattr(error, "extra", None)
-    if kind is errors.InvalidQuery and isinstance(extra, list) and extra and isinstance(extra[0], dict):
-        return f"{extra[0].get('key', 'a parameter')}: {extra[0].get('message', 'not acceptable')}"
-    return ""
+    names = [str(one.get("key")) for one in extra if isinstance(one, dict)] if isinstance(extra, list) else []
+    return (
+        "; ".join(f"{name}: expected {EXPECTED.get(name, 'something else')}" for name in names) + "." if names else ""
+    )

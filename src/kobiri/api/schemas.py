@@ -1,15 +1,17 @@
 """What goes over the wire: request bodies, answers, and how domain values become them."""
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
-from kobiri.api.strict_json import Amount, invalid_field
-from kobiri.domain.money import DECIMAL_TEXT, Money
+from kobiri.api.strict_json import MAX_FAULTS, Amount, Fault, convert, faults, invalid_fields, more, parse, sound_fields
+from kobiri.domain.errors import CurrencyNotSupported, InvalidAmount, InvalidFields, InvalidNumber, KobiriError
+from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.payment import Payment
 from kobiri.services.offers import Offer
@@ -19,11 +21,17 @@ from kobiri.store.events import Event
 # No control characters anywhere: they break logs, and PostgreSQL takes no NUL in text.
 CLEAN = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
 
-Reference = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\A[\x21-\x7e]+\Z")]
-Line = Annotated[str, Meta(min_length=1, max_length=140, pattern=CLEAN)]
-MetadataKey = Annotated[str, Meta(min_length=1, max_length=40, pattern=CLEAN)]
-MetadataValue = Annotated[str, Meta(max_length=500, pattern=CLEAN)]
-Address = Annotated[str, Meta(max_length=2048, pattern=r"\A[\x21-\x7e]+\Z")]
+# Told instead of a pattern.
+TEXT = {"expected": "text without line breaks and other control characters"}
+REFERENCE = {"expected": "printable ASCII characters without spaces, such as order-1001"}
+CURRENCY = {"expected": "three capital letters, such as ZMW"}
+ADDRESS = {"expected": "an address such as https://shop.example/hooks"}
+
+Reference = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\A[\x21-\x7e]+\Z", extra=REFERENCE)]
+Line = Annotated[str, Meta(min_length=1, max_length=140, pattern=CLEAN, extra=TEXT)]
+MetadataKey = Annotated[str, Meta(min_length=1, max_length=40, pattern=CLEAN, extra=TEXT)]
+MetadataValue = Annotated[str, Meta(max_length=500, pattern=CLEAN, extra=TEXT)]
+Address = Annotated[str, Meta(max_length=2048, pattern=r"\A[\x21-\x7e]+\Z", extra=ADDRESS)]
 WalletNetwork = Literal["mtn", "airtel", "zamtel"]
 
 MAX_METADATA = 20
@@ -33,7 +41,7 @@ class PaymentRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     """A collection: the payer gets a prompt on the phone."""
 
     amount: Amount
-    currency: Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")]
+    currency: Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z", extra=CURRENCY)]
     payer: Annotated[str, Meta(min_length=1, max_length=32)]
     network: WalletNetwork | None = None
     reference: Reference | None = None
@@ -42,11 +50,9 @@ class PaymentRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     callback_url: Address | None = None
 
     def to_order(self) -> Order:
-        """Raises InvalidFields (no amount, no web address), InvalidAmount, CurrencyNotSupported, InvalidNumber."""
-        if DECIMAL_TEXT.fullmatch(self.amount.text) is None:
-            raise invalid_field("/amount", 'Expected a decimal such as "1000.50": digits, at most one point, no sign.')
-        if self.callback_url is not None and not _is_web_address(self.callback_url):
-            raise invalid_field("/callback_url", "Expected an address such as https://shop.example/hooks.")
+        """Raises InvalidAmount, CurrencyNotSupported, InvalidNumber, InvalidFields (no web address)."""
+        if fault := _web_address_fault(self.callback_url):
+            raise invalid_fields([fault])
         return Order(
             money=Money.parse(self.amount.text, self.currency),
             payer=Msisdn.parse(self.payer),
@@ -56,6 +62,47 @@ class PaymentRequest(Struct, forbid_unknown_fields=True, kw_only=True):
             metadata=self.metadata or None,
             callback_url=self.callback_url,
         )
+
+
+def read_order(body: bytes) -> Order:
+    """Read a request's body. Raises MalformedJSON, BodyTooLarge, InvalidFields.
+
+    Where every field is well-formed: InvalidAmount, CurrencyNotSupported, InvalidNumber. All that is wrong stands in
+    `errors`, whichever is raised.
+    """
+    given = parse(body)
+    try:
+        return convert(given, PaymentRequest).to_order()
+    except (InvalidFields, InvalidAmount, CurrencyNotSupported, InvalidNumber):
+        raise _all_that_is_wrong(given) from None
+
+
+def _all_that_is_wrong(given: object) -> KobiriError:
+    found, sound = faults(given, PaymentRequest), sound_fields(given, PaymentRequest)
+    if fault := _web_address_fault(sound.get("callback_url")):
+        found.append(fault)
+    refusals = list(_refusals(sound))
+    told = [*found, *(Fault(at, refusal.code, refusal.detail) for at, refusal in refusals)][:MAX_FAULTS]
+    if found:
+        return invalid_fields(told)
+    _, first = refusals[0]
+    return type(first)(first.detail + more(told), errors=told)
+
+
+def _refusals(sound: Mapping[str, Any]) -> Iterator[tuple[str, KobiriError]]:
+    """What is well-formed and means nothing, with its JSON pointer."""
+    if "amount" in sound and "currency" in sound:
+        try:
+            Money.parse(convert(sound["amount"], Amount).text, sound["currency"])
+        except InvalidAmount as refusal:
+            yield "/amount", refusal
+        except CurrencyNotSupported as refusal:
+            yield "/currency", refusal
+    if "payer" in sound:
+        try:
+            Msisdn.parse(sound["payer"])
+        except InvalidNumber as refusal:
+            yield "/payer", refusal
 
 
 def fingerprint(method: str, path: str, order: Order) -> bytes:
@@ -292,9 +339,13 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _is_web_address(text: str) -> bool:
+def _web_address_fault(text: str | None) -> Fault | None:
+    if text is None:
+        return None
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return None
     except ValueError:
-        return False
+        pass
+    return Fault("/callback_url", "bad_format", f"Expected {ADDRESS['expected']}.")

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kobiri.api.schemas import PaymentRequest, fingerprint
-from kobiri.api.strict_json import MAX_BODY_BYTES, MAX_DEPTH, decode
-from kobiri.domain.errors import BodyTooLarge, KobiriError, Malformed, MalformedJSON
+from kobiri.api import strict_json
+from kobiri.api.schemas import PaymentRequest, fingerprint, read_order
+from kobiri.api.strict_json import MAX_BODY_BYTES, MAX_DEPTH, decode, faults, parse
+from kobiri.domain.errors import BodyTooLarge, InvalidFields, KobiriError, Malformed, MalformedJSON
 
 BODY = {"amount": "10.00", "currency": "ZMW", "payer": "260961234567"}
 
@@ -93,7 +95,60 @@ def test_any_value_in_any_field_is_an_order_or_a_refusal(name: str, value: Any) 
     assert made.money.minor > 0
 
 
-SAME = [
+FIELDS: st.SearchStrategy[Any] = st.fixed_dictionaries(
+    {},
+    optional={
+        "amount": st.sampled_from(["1", "1.5", "-1", "", 7, 1.25, None, True, []]),
+        "currency": st.sampled_from(["ZMW", "zmw", "XXX", "", 7, None]),
+        "payer": st.sampled_from(["0961234567", "12", "", "x" * 33, 7, None]),
+        "network": st.sampled_from(["mtn", "MTN", "airtel", "", 7, None, []]),
+        "reference": st.sampled_from(["r", "a b", "", "x" * 101, 7, None]),
+        "description": st.sampled_from(["d", "a\nb", "", "x" * 141, 7, None]),
+        "metadata": st.none() | st.lists(st.text(max_size=3)) | st.dictionaries(
+            st.sampled_from(["", "a", "a/b", "~", "a\x00", "x" * 41, "x" * 5_000]),
+            st.sampled_from(["", "v", "a\nb", "x" * 501, 7, None, {}, []]),
+        ),
+        "callback_url": st.sampled_from(["https://a.example", "ftp://a", "a b", "", "https://[", 7, None]),
+        "Amount": st.none(),
+        "x/y": JSON,
+    },
+)  # fmt: skip
+
+
+@given(FIELDS | JSON)
+@settings(deadline=None)
+def test_a_body_is_refused_where_it_has_faults_and_nowhere_else(body: Any) -> None:
+    try:
+        msgspec.convert(parse(json.dumps(body).encode()), PaymentRequest, dec_hook=strict_json._amount)
+    except (msgspec.ValidationError, ValueError):
+        expected = True
+    except MalformedJSON:
+        return
+    else:
+        expected = False
+    found = faults(parse(json.dumps(body).encode()), PaymentRequest)
+    assert bool(found) is expected
+    for fault in found:
+        assert re.fullmatch(r"(/([^/~]|~[01])*)*", fault.pointer, re.DOTALL)
+        assert len(fault.pointer) < 300
+        assert not re.search(r"`|\\|\bstr\b|\bint\b|enum|regex", fault.detail), fault
+    if expected:
+        with pytest.raises(InvalidFields):
+            read_order(json.dumps(body).encode())
+
+
+@given(FIELDS)
+@settings(deadline=None)
+def test_a_fault_points_at_what_is_wrong(body: dict[str, Any]) -> None:
+    """Whoever mends what the pointers name, and nothing else, has a body without faults."""
+    mended = dict(body)
+    for fault in faults(parse(json.dumps(body).encode()), PaymentRequest):
+        _, name, *_ = (part.replace("~1", "/").replace("~0", "~") for part in fault.pointer.split("/"))
+        mended.pop(name, None)
+    assert faults(parse(json.dumps(BODY | mended).encode()), PaymentRequest) == []
+
+
+SAME: list[dict[str, object]] = [
     {"amount": 10},
     {"amount": "10"},
     {"amount": "10.0"},

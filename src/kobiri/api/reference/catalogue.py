@@ -48,6 +48,10 @@ class Entry:
         return self.error(self.detail, retry_after_s=self.retry_after_s, **self.members)
 
 
+def _one_fault(pointer: str, error: type[KobiriError], detail: str) -> Mapping[str, object]:
+    return {"errors": [{"pointer": pointer, "code": error.code, "detail": detail}]}
+
+
 FAMILY = "Treat a code that you do not know by its HTTP status."
 
 ENTRIES = (
@@ -65,10 +69,25 @@ ENTRIES = (
     ),
     Entry(
         errors.InvalidFields,
-        "A field is missing, unknown, of the wrong type, or not as it must be. `errors` names each by JSON pointer.",
+        "A field is missing, unknown, of the wrong type, or not as it must be. `errors` names all of them by JSON"
+        " pointer, each with words and a `code`: `missing`, `unknown_field`, `wrong_type`, `not_a_choice`, `too_short`,"
+        " `too_long`, `too_many` or `bad_format`.",
         "Correct the fields that `errors` names.",
-        detail="payer: Expected 'str', got a number.",
-        members={"errors": [{"pointer": "/payer", "detail": "Expected 'str', got a number."}]},
+        detail="network: Expected one of airtel, mtn, zamtel. Did you mean mtn? 1 more in `errors`.",
+        members={
+            "errors": [
+                {
+                    "pointer": "/network",
+                    "code": "not_a_choice",
+                    "detail": "Expected one of airtel, mtn, zamtel. Did you mean mtn?",
+                },
+                {
+                    "pointer": "/metadata/cart",
+                    "code": "wrong_type",
+                    "detail": "Expected text, got a number: write it in quotes.",
+                },
+            ]
+        },
     ),
     Entry(
         errors.IdempotencyKeyMissing,
@@ -194,6 +213,7 @@ ENTRIES = (
         "The amount is zero, too large, or has more decimals than its currency.",
         "Correct the amount: major units, such as 1000.50 for one thousand kwacha and fifty ngwee.",
         detail="ZMW has 2 decimals; the amount has 3.",
+        members=_one_fault("/amount", errors.InvalidAmount, "ZMW has 2 decimals; the amount has 3."),
     ),
     Entry(
         errors.AmountOutOfLimits,
@@ -208,6 +228,7 @@ ENTRIES = (
         "The currency is not one that Kobiri knows.",
         "Send an ISO 4217 code in capital letters, such as ZMW.",
         detail="'ABC' is not a currency that Kobiri knows.",
+        members=_one_fault("/currency", errors.CurrencyNotSupported, "'ABC' is not a currency that Kobiri knows."),
     ),
     Entry(
         errors.InvalidNumber,
@@ -216,6 +237,9 @@ ENTRIES = (
         "Ask your customer for the number; send it with its country code, such as 260961234567. Another country's"
         " number begins with +.",
         detail="Give the number with its country code, such as 260961234567.",
+        members=_one_fault(
+            "/payer", errors.InvalidNumber, "Give the number with its country code, such as 260961234567."
+        ),
     ),
     Entry(
         errors.NetworkUnknown,

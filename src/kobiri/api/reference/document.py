@@ -97,11 +97,19 @@ MAY_NAME_A_TIME = (409, TOO_MANY, 503)
 MEMBERS: Schema = {
     "errors": {
         "type": "array",
-        "description": "One for each bad field.",
+        "description": "All that is wrong with the body, up to 20.",
         "items": {
             "type": "object",
-            "required": ["pointer", "detail"],
-            "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}},
+            "required": ["pointer", "code", "detail"],
+            "properties": {
+                "pointer": {"type": "string", "description": "A JSON pointer; empty for the whole body."},
+                "code": {
+                    "type": "string",
+                    "description": "missing, unknown_field, wrong_type, not_a_choice, too_short, too_long, too_many,"
+                    " bad_format; or the code of an error of its own, such as invalid_number.",
+                },
+                "detail": {"type": "string", "description": "For people."},
+            },
         },
     },
     "payment_id": {**objects.UUID, "description": "The payment that this is about."},
