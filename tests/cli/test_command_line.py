@@ -79,6 +79,8 @@ BAD_SETTINGS: list[tuple[str, str, str]] = [
     ("PUBLIC_BASE_URL", "ftp://pay.example.com", "https://"),
     ("MTN_BASE_URL", "https://x.test/?a=b", "without a query"),
     ("MTN_CURRENCY", "zmw", "pattern"),
+    ("PAWAPAY_API_TOKEN", "hunter2\n", "line break"),
+    ("MTN_COLLECTION_API_KEY", "hunter2 ", "a space"),
     ("MTN_MODE", "sandbox", "'live'"),
     ("MTN_TIMEOUT_SECONDS", "0", "greater"),
     ("MTN_TIMEOUT_SECONDS", "nan", "MTN_TIMEOUT_SECONDS"),
@@ -128,6 +130,9 @@ def test_a_configured_database_needs_a_configured_pepper(cli: Cli) -> None:
 @pytest.mark.parametrize("command", ["serve", "worker", "simulator", "demo"])
 def test_a_process_does_not_start_with_a_bad_setting(make_cli: MakeCli, command: str) -> None:
     assert make_cli(SIMULATOR_PORT="abc").refusal(command)[1].startswith("SIMULATOR_PORT: ")
+    assert (
+        make_cli(PAWAPAY_API_TOKEN="hunter2\n").refusal(command)[1].startswith("PAWAPAY_API_TOKEN: holds a line break")
+    )
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])

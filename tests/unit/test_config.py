@@ -3,7 +3,8 @@
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import pytest
 from asyncpg import connect_utils
@@ -191,3 +192,80 @@ def test_the_simulators_hosts_are_names_and_addresses(monkeypatch: pytest.Monkey
     for wrong in ("http://simulator", "simulator:8001", "a/b", "a@b", "a b", "*"):
         with pytest.raises(ConfigurationError, match=r"^SIMULATOR_HOSTS: "):
             load(monkeypatch, SIMULATOR_HOSTS=wrong)
+
+
+TEXTS = {
+    name
+    for name, field in Settings.model_fields.items()
+    if field.annotation is str
+    or (get_origin(field.annotation) is UnionType and {str, SecretStr} & set(get_args(field.annotation)))
+}
+SENT = sorted(name for name in TEXTS if not name.startswith(("database_", "api_key_pepper", "kobiri_")))
+WRONG = (
+    "{}\n",
+    "{}\r\n",
+    "\n{}",
+    "{}\nhunter2",
+    "{}\t",
+    "{}\x00",
+    "{} ",
+    " {}",
+    "{}\u00a0",
+    "{}\u200b",
+    "\ufeff{}",
+    "{}\udcff",
+    "\n",
+)
+GOOD = {
+    "public_base_url": "https://pay.example.com", "operator_webhook_url": "https://ops.example.com/hunter2",
+    "operator_webhook_secret": "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1",
+    "mtn_currency": "ZMW", "pawapay_currency": "ZMW",
+}  # fmt: skip
+
+
+def test_what_is_sent_somewhere_is_whole() -> None:
+    assert {"mtn_collection_api_key", "mtn_target_environment", "pawapay_api_token", "zamtel_password"} <= set(SENT)
+    assert {"airtel_client_secret", "mtn_base_url", "public_base_url", "operator_webhook_url"} <= set(SENT)
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_a_setting_that_no_header_can_hold_stops_the_start_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    good = GOOD.get(name, "https://api.example.com" if name.endswith("_url") else "hunter2")
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    for wrong in WRONG:
+        value = wrong.format(good)
+        written = value.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+        in_file = f'{name}="{written}"\n' if "\udcff" not in value else ""
+        for environment, file in (({name.upper(): value} if "\0" not in value else {}, ""), ({}, in_file)):
+            (tmp_path / ".env").write_text(file)
+            with monkeypatch.context() as patch:
+                for variable, text in environment.items():
+                    patch.setenv(variable, text)
+                if not environment and not file:
+                    continue
+                with pytest.raises(ConfigurationError) as refused:
+                    config.load()
+            told = str(refused.value)
+            assert told.startswith(f"{name.upper()}: "), told
+            assert "hunter2" not in told
+            assert "\n" not in told
+
+
+def test_a_key_in_pem_has_lines_and_an_old_pepper_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    pem = "-----BEGIN PUBLIC KEY-----\nMFkwEw\r\n-----END PUBLIC KEY-----\n"
+    settings = load(
+        monkeypatch, PAWAPAY_CALLBACK_PUBLIC_KEY=pem, API_KEY_PEPPER="p" * 32 + "\n", DATABASE_PASSWORD=" a b\n",
+        ZAMTEL_PASSWORD="an inner space",
+    )  # fmt: skip
+    assert settings.pawapay_callback_public_key == pem
+    assert settings.api_key_pepper == SecretStr("p" * 32 + "\n")
+
+
+@pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields if name.endswith("_base_url")])
+def test_an_address_holds_no_password(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for address in ("https://me:hunter2@x.example", "https://x.example#@hunter2", "https://x.example/?hunter2", "//x"):
+        with pytest.raises(ConfigurationError, match=f"^{name}: ") as refused:
+            load(monkeypatch, **{name: address})
+        assert "hunter2" not in str(refused.value)

@@ -78,7 +78,7 @@ def test_an_account_stored_before_serves_no_test_key_where_real_money_moves(prov
 def test_the_refusal_names_the_variable_and_no_value() -> None:
     values: dict[str, Any] = {
         "database_url": "postgresql://a@127.0.0.1:1/b", "api_key_pepper": "x" * 32, "pawapay_api_token": "hunter2",
-        "pawapay_base_url": "https://me:hunter2@api.pawapay.io", "pawapay_mode": "test",
+        "pawapay_base_url": "https://api.pawapay.io/hunter2", "pawapay_mode": "test",
     }  # fmt: skip
     with pytest.raises(ConfigurationError, match=r"^PAWAPAY_MODE: ") as refused:
         app.check(Settings(**values))

@@ -13,6 +13,7 @@ import structlog
 
 from kobiri.domain import envelope
 from kobiri.domain.address import is_loopback
+from kobiri.domain.credential import wrong_with
 from kobiri.domain.envelope import CannotOpen, MasterKeys
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import AccountId, TenantId, new_id
@@ -28,7 +29,6 @@ log = structlog.get_logger(__name__)
 CHECK_WITHIN_S = 15.0
 REWRAPPED_AT_ONCE = 100
 PRIORITY = 100
-PEM = "-----BEGIN "
 TOKEN_BYTES = 24
 MAX_VALUE, MAX_REASON, MAX_NAME = 8_192, 500, 100
 
@@ -235,13 +235,17 @@ def _check_wish(spec: ProviderSpec, wish: Wish) -> None:
             raise Unprocessable(f"{name} must be one of {', '.join(known.choices)}.")
         if given is not None and not 1 <= len(given) <= MAX_VALUE:
             raise Unprocessable(f"{name} must have 1 to {MAX_VALUE} characters.")
-        lines = given.splitlines() if given and given.startswith(PEM) else [given or ""]
-        if not all(line.isprintable() for line in lines):
-            raise Unprocessable(f"{name} holds a line break, or a character that cannot be printed.")
+        _check_text(name, given or "")
+    _check_text("webhook_secret", wish.webhook_secret or "")
     if not 1 <= len(wish.name) <= MAX_NAME or not wish.name.isprintable():
         raise Unprocessable(f"The name must have 1 to {MAX_NAME} printable characters.")
     if wish.base_url is not None and not _is_safe_address(wish.base_url):
         raise Unprocessable("The base URL must be https, such as https://api.example.com, without a query.")
+
+
+def _check_text(name: str, given: str) -> None:
+    if (wrong := wrong_with(given)) is not None:
+        raise Unprocessable(f"{name} {wrong}.")
 
 
 def _is_safe_address(url: str) -> bool:

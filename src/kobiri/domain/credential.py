@@ -1,0 +1,16 @@
+"""What may be a credential, or another text that a provider is sent: one rule, whoever gives it."""
+
+PEM = "-----BEGIN "  # such a key has several lines
+
+
+def wrong_with(text: str) -> str | None:
+    """What is wrong with a text, as the end of a sentence that names whose it is; None: nothing.
+
+    A line feed behind a token is easily copied along and never seen. No header can hold it, so no request could leave.
+    """
+    lines = text.splitlines() if text.startswith(PEM) else [text]
+    if not all(line.isprintable() for line in lines):
+        return "holds a line break, or a character that cannot be printed"
+    if len(lines) == 1 and text != text.strip():
+        return "begins or ends with a space"
+    return None
