@@ -10,6 +10,7 @@ import errno
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import TypeVar
 
@@ -24,7 +25,9 @@ CONNECT_WITHIN_S = 3.0  # a place among the connections, DNS, TCP and TLS togeth
 IDLE_CONNECTION_S = 15.0  # shorter than servers and their balancers keep an idle connection
 MAX_ANSWER_BYTES = 64 * 1024
 
-MAX_REST_S = 3600
+RESTING = (429, 503)
+MAX_REST_S = 40.0  # an operator's slip must not stop payments for a day: it is asked again, and may repeat its wish
+UNTOLD_REST_S = 10.0  # where it names no number of seconds (a date is somebody else's clock), or none at all
 
 _only_this_machine = False
 
@@ -77,11 +80,14 @@ class Answer:
     body: bytes
 
     def heed(self, said: T) -> T:
-        """What the answer says, with the rest in it that its Retry-After asks for (in seconds; dates are not read)."""
-        asked = self.headers.get("Retry-After", "")
-        if isinstance(said, outcome.Unknown) and asked.isascii() and asked.isdigit() and len(asked) < 10:
-            return replace(said, retry_after_s=min(float(asked), MAX_REST_S))
-        return said
+        """What the answer says, with the rest in it that it asks for: by Retry-After, or by 429 alone."""
+        asked = self.headers.get("Retry-After")
+        wants_rest = self.status in RESTING and (asked is not None or self.status == HTTPStatus.TOO_MANY_REQUESTS)
+        if not wants_rest or not isinstance(said, outcome.Unknown):
+            return said
+        told = asked is not None and asked.isascii() and asked.isdigit()
+        seconds = float(asked[:9]) if told and asked is not None else UNTOLD_REST_S
+        return replace(said, retry_after_s=min(max(seconds, 1.0), MAX_REST_S))
 
 
 class _Call:

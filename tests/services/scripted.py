@@ -1,6 +1,7 @@
 """A provider that says what the test tells it to, in the operator's place: nothing goes over any wire."""
 
 import asyncio
+import itertools
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ class Called:
     within_s: float
     first_byte_before: float | None
     at: float
+    kind: Kind | None = None
 
 
 class Operator:
@@ -68,6 +70,7 @@ class Operator:
         self.sent: list[Called] = []
         self.found: list[Called] = []
         self.checks = 0
+        self.checked_for: list[Kind | None] = []
         self.closed = False
         self._spec = spec or make_spec()
         self._currencies = frozenset(currencies)
@@ -113,11 +116,12 @@ class Operator:
         return await said() if callable(said) else said
 
     async def find(self, kind: Kind, reference: ProviderReference, *, within_s: float) -> Finding:
-        self.found.append(Called(reference, within_s, None, monotonic()))
+        self.found.append(Called(reference, within_s, None, monotonic(), kind))
         return await self.finding() if callable(self.finding) else self.finding
 
-    async def check(self, *, within_s: float) -> str | None:
+    async def check(self, kind: Kind | None = None, *, within_s: float) -> str | None:
         self.checks += 1
+        self.checked_for.append(kind)
         return await self.checked.get()
 
     async def verify(self, callback: Callback) -> Authenticity:
@@ -155,9 +159,12 @@ def make_spec(
     )
 
 
+PAYERS = itertools.count(260_961_000_000)
+
+
 def order(**but: Any) -> Collection:
-    """K10 from somebody, under a reference of its own."""
-    asked = Collection(new_provider_reference(), Money(1_000, "ZMW"), Msisdn("260961234567"), "mtn", None)
+    """K10 from somebody else each time, under a reference of its own."""
+    asked = Collection(new_provider_reference(), Money(1_000, "ZMW"), Msisdn(str(next(PAYERS))), "mtn", None)
     return replace(asked, **but)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from time import monotonic
 
@@ -11,21 +11,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kobiri.domain import breaker
 from kobiri.domain.allowance import BUDGET_FULL
 from kobiri.domain.breaker import IN_A_ROW
 from kobiri.domain.ids import ProviderReference, new_provider_reference
-from kobiri.domain.outcome import Accepted, Declined, FailureCode, Finding, NotSent, Outcome, Succeeded, Unknown
+from kobiri.domain.outcome import (
+    Accepted,
+    Declined,
+    FailureCode,
+    Finding,
+    NotFound,
+    NotSent,
+    Outcome,
+    Succeeded,
+    Unknown,
+)
 from kobiri.domain.schedule import QUICK_DELAYS_S, quick_delay_s
+from kobiri.providers.base import Payout
 from kobiri.services.roads import SENSE_IN_REPEATING_S, Road
 from tests.services.scripted import Clock, Operator, comes_true, make_spec, order
 
 PASSES = 1 + len(QUICK_DELAYS_S)
-CIRCUIT_OPEN = NotSent("the circuit is open", outage=False)
+CIRCUIT_OPEN = NotSent("its circuit is open", outage=False)
 
 DOWN = Unknown("HTTP 500")
 AWAY = NotSent("ConnectionRefusedError")
 OURS = NotSent("it was held up for too long", outage=False)
-REFUSES = Unknown("HTTP 403", outage=False)
+STRANGE = Unknown("HTTP 404", outage=False)
 NO = Declined(FailureCode.NOT_ALLOWED, "NOT_ALLOWED")
 AT_MOST_ONCE = make_spec(dedupes=False)
 UNASKABLE = make_spec(dedupes=False, status_query="none")
@@ -54,10 +66,9 @@ async def find(road: Road) -> Finding:
 async def open_circuit(road: Road, operator: Operator) -> None:
     """Let the provider fail until nothing is let through."""
     operator.outcomes.clear()
-    operator.outcomes.append(REFUSES)
-    operator.outcomes.extendleft(
-        [Unknown("HTTP 500", retry_after_s=0.0)] * IN_A_ROW
-    )  # not repeated, so it takes no time
+    operator.outcomes.append(STRANGE)
+    operator.outcomes.extendleft([DOWN] * IN_A_ROW)
+    operator.finding = DOWN  # of nobody's payment too: so the account is checked
     for _ in range(IN_A_ROW):
         await send(road)
     assert road.closed_because("collection") == "its circuit is open"
@@ -81,11 +92,9 @@ REPEATED = [
     Repeated(AWAY, dedupes=False, passes=PASSES),
     Repeated(OURS, dedupes=True, passes=1),
     Repeated(OURS, dedupes=False, passes=1),
-    Repeated(DOWN, dedupes=True, passes=PASSES),
+    Repeated(DOWN, dedupes=True, passes=1),
     Repeated(DOWN, dedupes=False, passes=1),
-    Repeated(REFUSES, dedupes=True, passes=1),
-    Repeated(Unknown("HTTP 503", retry_after_s=1.0), dedupes=True, passes=1),
-    Repeated(Unknown("HTTP 429", outage=False, retry_after_s=1.0), dedupes=True, passes=1),
+    Repeated(STRANGE, dedupes=True, passes=1),
     Repeated(NO, dedupes=True, passes=1),
     Repeated(Accepted(), dedupes=True, passes=1),
     Repeated(Succeeded(), dedupes=True, passes=1),
@@ -104,7 +113,7 @@ async def test_only_what_is_safe_and_of_use_is_repeated_and_three_times_at_most(
 
 
 async def test_a_repeat_bears_the_same_reference_and_its_outcome_counts() -> None:
-    operator = Operator(AWAY, DOWN, Accepted(calls_back=True))
+    operator = Operator(AWAY, AWAY, Accepted(calls_back=True))
     async with road_of(operator) as road:
         asked = order()
         assert await road.send(asked, within_s=10, first_byte_before=17.5) == Accepted(calls_back=True)
@@ -115,7 +124,7 @@ async def test_a_repeat_bears_the_same_reference_and_its_outcome_counts() -> Non
 async def test_repeats_come_after_a_tenth_two_tenths_and_four_tenths_of_a_second_each_jittered() -> None:
     async def gaps_s(number: int) -> list[float]:
         await asyncio.sleep(number / 100)  # so that one pause of the machine does not lengthen all of them
-        operator = Operator(DOWN)
+        operator = Operator(AWAY)
         async with road_of(operator) as road:
             await send(road)
         return [later.at - earlier.at for earlier, later in pairwise(operator.sent)]
@@ -142,16 +151,16 @@ def test_the_delay_of_a_repeat_spreads_around_the_table_which_has_an_end(repeats
 async def test_no_repeat_is_begun_without_time_for_it_and_each_gets_what_is_left() -> None:
     clock = Clock()
 
-    async def three_seconds() -> Outcome:
-        clock.now += 3
-        return DOWN
+    async def half_a_second() -> Outcome:
+        clock.now += 0.5
+        return AWAY
 
-    operator = Operator(three_seconds)
+    operator = Operator(half_a_second)
     async with road_of(operator, clock) as road:
-        await send(road, within_s=8)
-        assert [call.within_s for call in operator.sent] == [8, 5, 2]
+        await send(road, within_s=2.25)
+        assert [call.within_s for call in operator.sent] == [2.25, 1.75, 1.25]
         operator.sent.clear()
-        await send(road, within_s=3 + SENSE_IN_REPEATING_S)
+        await send(road, within_s=0.5 + SENSE_IN_REPEATING_S)
         assert len(operator.sent) == 1
 
 
@@ -168,27 +177,6 @@ async def test_repeats_stay_a_tenth_of_the_calls_beside_what_a_rested_budget_hol
             operator.outcomes.append(Accepted())
     repeats = len(operator.sent) - calls
     assert calls / 10 + BUDGET_FULL - 2 <= repeats <= calls / 10 + BUDGET_FULL
-
-
-@pytest.mark.parametrize(
-    ("said", "means"),
-    [
-        ((DOWN, NO), Unknown("repeat refused: NOT_ALLOWED", outage=False)),
-        ((DOWN, OURS), Unknown(OURS.reason, outage=False)),
-        ((DOWN, AWAY), Unknown(AWAY.reason)),
-        ((AWAY, DOWN, NO), Unknown("repeat refused: NOT_ALLOWED", outage=False)),
-        ((DOWN, AWAY, NO), Unknown("repeat refused: NOT_ALLOWED", outage=False)),
-        ((DOWN, Accepted()), Accepted()),
-        ((DOWN, Succeeded("4711")), Succeeded("4711")),
-        ((AWAY, NO), NO),
-        ((AWAY, OURS), OURS),
-    ],
-)
-async def test_once_a_pass_may_have_arrived_no_later_refusal_settles_anything(
-    said: tuple[Outcome, ...], means: Outcome
-) -> None:
-    async with road_of(Operator(*said)) as road:
-        assert await send(road) == means
 
 
 async def test_where_nobody_can_ask_nothing_is_repeated_and_the_doubt_says_so() -> None:
@@ -217,7 +205,7 @@ async def test_outages_in_a_row_open_the_circuit_and_nothing_is_sent_any_more() 
         assert road.availability("collection") == "down"
 
 
-@pytest.mark.parametrize("said", [NO, REFUSES, OURS, Accepted(), Unknown("HTTP 429", outage=False, retry_after_s=1)])
+@pytest.mark.parametrize("said", [NO, STRANGE, OURS, Accepted()])
 async def test_a_word_is_no_outage_however_often_it_is_said(said: Outcome) -> None:
     operator = Operator(said)
     async with road_of(operator) as road:
@@ -226,7 +214,7 @@ async def test_a_word_is_no_outage_however_often_it_is_said(said: Outcome) -> No
     assert len(operator.sent) == 40
 
 
-@pytest.mark.parametrize(("between", "opens"), [(NO, False), (REFUSES, False), (OURS, True)])
+@pytest.mark.parametrize(("between", "opens"), [(NO, False), (STRANGE, False), (OURS, True)])
 async def test_an_answer_ends_a_row_of_outages_and_our_own_trouble_does_not(between: Outcome, opens: bool) -> None:
     row = [DOWN] * (IN_A_ROW - 1)
     operator = Operator(*row, between, *row, spec=AT_MOST_ONCE)
@@ -260,13 +248,14 @@ async def test_questions_have_a_circuit_of_their_own() -> None:
     async with road_of(operator) as road:
         for _ in range(IN_A_ROW):
             await find(road)
-        assert await find(road) == Unknown("the circuit is open", outage=False, asked=False)
+        assert await find(road) == Unknown("its circuit is open", outage=False, asked=False)
         assert len(operator.found) == IN_A_ROW
         assert road.closed_because("collection") is None
         assert await send(road) == Accepted()
     asked = Operator(finds=Accepted())
     async with road_of(asked) as road:
         await open_circuit(road, asked)
+        asked.finding = Accepted()
         assert await find(road) == Accepted()
 
 
@@ -341,7 +330,7 @@ async def test_a_half_open_circuit_lets_one_call_through_at_a_time_and_closes_wh
 async def test_a_half_open_circuit_opens_again_when_its_one_call_failed() -> None:
     operator = Operator()
     async with half_open(operator) as road:
-        operator.outcomes.extendleft([Unknown("HTTP 500", retry_after_s=0.0)])
+        operator.outcomes.extendleft([DOWN])
         await send(road)
         assert road.closed_because("collection") == "its circuit is open"
         assert await send(road) == CIRCUIT_OPEN
@@ -352,9 +341,10 @@ async def test_a_half_open_circuit_opens_again_when_its_one_call_failed() -> Non
 async def test_a_cancelled_call_frees_the_half_open_place(call: str) -> None:
     operator, pending = Operator(), Pending()
     async with half_open(operator) as road:
+        operator.found.clear()
         if call == "find":
-            road._breakers["find"].stay_open(0.0, 0.5)
-            road._breakers["find"].half_open()
+            road._breakers["find", "collection"].open(0.0, 0.5)
+            road._breakers["find", "collection"].half_open()
             operator.finding = never
         operator.outcomes.extendleft([pending])
         running = asyncio.create_task(send(road) if call == "send" else find(road))
@@ -363,7 +353,7 @@ async def test_a_cancelled_call_frees_the_half_open_place(call: str) -> None:
         with suppress(asyncio.CancelledError):
             await running
         operator.finding = Accepted()
-        assert await (send(road) if call == "send" else find(road)) in (REFUSES, Accepted())
+        assert await (send(road) if call == "send" else find(road)) in (STRANGE, Accepted())
 
 
 async def test_our_own_reason_for_not_sending_frees_the_half_open_place_and_closes_nothing() -> None:
@@ -391,55 +381,144 @@ async def test_closing_ends_the_probes_and_the_provider() -> None:
     assert [task for task in asyncio.all_tasks() if "Road._probe" in repr(task)] == []
 
 
-# --- rest -----------------------------------------------------------------------------------------------------------
+# --- a rest, and credentials that are refused -----------------------------------------------------------------------
+
+BUSY = Unknown("HTTP 429", outage=False, retry_after_s=30)
+REFUSED = Unknown("HTTP 403 FORBIDDEN IP", outage=False, refused=True)
+NO_TOKEN = NotSent("no token: HTTP 401", outage=False, refused=True)
+PLAIN = [(BUSY, "it asked for a rest"), (REFUSED, "it refuses the account's credentials")]
+BOTH = make_spec(kinds=("collection", "payout"))
 
 
-async def test_who_asks_for_a_rest_gets_it() -> None:
-    clock = Clock()
-    operator = Operator(Unknown("HTTP 429", outage=False, retry_after_s=30), Accepted())
-    async with road_of(operator, clock) as road:
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A circuit stays open for a moment only."""
+    monkeypatch.setattr(breaker, "OPEN_S", 0.02)
+    monkeypatch.setattr(breaker, "LONGEST_S", 0.02)
+
+
+def pay_out(reference: ProviderReference | None = None) -> Payout:
+    asked = order()
+    return Payout(reference or asked.reference, asked.money, asked.payer, asked.network, None)
+
+
+@pytest.mark.parametrize(("said", "because"), PLAIN)
+async def test_what_is_said_to_two_payers_closes_new_payments_and_no_question(said: Unknown, because: str) -> None:
+    operator = Operator(said, spec=make_spec(dedupes=False))
+    async with road_of(operator, Clock()) as road:
         await send(road)
-        for passes_s in (0.0, 29.9):
-            clock.now += passes_s
-            assert road.closed_because("collection") == "it asked for a rest"
-            assert await find(road) == Unknown("it asked for a rest", outage=False, asked=False)
-        assert operator.found == []
-        clock.now += 0.2
-        assert road.closed_because("collection") is None
+        assert road.closed_because("collection") is None, "it may be about that payer alone"
+        await send(road)
+        assert road.closed_because("collection") == because
+        assert await send(road) == NotSent(because, outage=False)
+        assert len(operator.sent) == 2
         assert await find(road) == Accepted()
 
 
-async def test_a_question_that_is_answered_by_a_rest_stops_the_sending_too() -> None:
-    clock = Clock()
-    operator = Operator(finds=Unknown("HTTP 429", outage=False, retry_after_s=30))
+@pytest.mark.parametrize(("said", "because"), PLAIN)
+async def test_what_is_said_about_nobodys_payment_too_closes_it_after_one_payer(said: Unknown, because: str) -> None:
+    operator = Operator(said, finds=said)
+    async with road_of(operator, Clock()) as road:
+        await send(road)
+        await comes_true(lambda: road.closed_because("collection") == because)
+        assert len(operator.sent) == 1
+        assert len(operator.found) == 1
+
+
+@pytest.mark.parametrize(("said", "_because"), PLAIN)
+async def test_one_payer_closes_nothing_however_often_it_is_told(said: Unknown, _because: str) -> None:
+    clock, operator = Clock(), Operator(said)
     async with road_of(operator, clock) as road:
-        await find(road)
-        assert road.closed_because("collection") == "it asked for a rest"
+        asked = order()
+        for _ in range(40):
+            clock.now += 1
+            await road.send(replace(asked, reference=new_provider_reference()), within_s=10, first_byte_before=None)
+            await asyncio.sleep(0)
+        assert road.closed_because("collection") is None
+        assert len(operator.found) <= 5, "nobody's payment is asked about every ten seconds at most"
 
 
-async def test_a_short_rest_does_not_cut_a_long_one_short() -> None:
-    clock = Clock()
-    long, short = (Unknown("HTTP 429", outage=False, retry_after_s=seconds) for seconds in (30, 1))
-    async with road_of(Operator(long, short), clock) as road:
-        await send(road)
-        await send(road)
-        clock.now += 20
-        assert road.closed_because("collection") == "it asked for a rest"
-
-
-async def test_a_503_that_asks_for_a_rest_gets_it() -> None:
-    async with road_of(Operator(Unknown("HTTP 503", retry_after_s=30)), Clock()) as road:
-        await send(road)
-        assert road.closed_because("collection") == "it asked for a rest"
-
-
-async def test_questions_that_wait_for_their_place_heed_a_rest_that_is_asked_for_meanwhile() -> None:
-    operator = Operator(
-        finds=Unknown("HTTP 429", outage=False, retry_after_s=30), spec=make_spec(status_reads_per_s=20)
-    )
+@pytest.mark.parametrize(("said", "because"), PLAIN)
+async def test_a_question_that_is_told_so_stops_questions_and_no_new_money(
+    said: Unknown, because: str, soon: None
+) -> None:
+    operator = Operator(finds=said)
     async with road_of(operator) as road:
-        await asyncio.gather(*(find(road) for _ in range(4)))
-    assert len(operator.found) == 1
+        await find(road)
+        await comes_true(lambda: not road._breakers["find", "collection"].lets_through)
+        assert await find(road) == Unknown(because, outage=False, asked=False)
+        assert road.closed_because("collection") is None
+        assert await send(road) == Accepted()
+        before = len(operator.found)
+        operator.finding = Accepted()
+        await comes_true(lambda: road._breakers["find", "collection"].lets_through)
+        assert len(operator.found) == before + 1, "one that is about nobody, before all the others go"
+
+
+async def test_each_kind_of_movement_has_circuits_of_its_own() -> None:
+    operator = Operator(NO_TOKEN, finds=REFUSED, spec=BOTH)
+    async with road_of(operator, Clock()) as road:
+        for _ in range(2):
+            await road.send(pay_out(), within_s=10, first_byte_before=None)
+            await road.find("payout", new_provider_reference())
+        assert road.closed_because("payout") == "it refuses the account's credentials"
+        assert not road._breakers["find", "payout"].lets_through
+        assert road.closed_because("collection") is None
+        operator.outcomes[0] = operator.finding = Accepted()
+        assert await send(road) == Accepted()
+        assert await find(road) == Accepted()
+
+
+async def test_a_circuit_is_probed_by_the_product_of_its_own_calls() -> None:
+    clock, operator = Clock(), Operator(Unknown("HTTP 500"), finds=DOWN, spec=BOTH)
+    async with road_of(operator, clock) as road:
+        for _ in range(IN_A_ROW):
+            await send(road)
+        clock.now += 60
+        await comes_true(lambda: operator.checks == 1)
+        assert [call.kind for call in operator.found] == ["collection"]
+        assert operator.checked_for == ["collection"]
+
+
+@pytest.mark.parametrize(("said", "because"), PLAIN)
+async def test_a_refusal_stays_as_long_as_nobodys_payment_is_refused_too_whatever_the_check_says(
+    said: Unknown, because: str, soon: None
+) -> None:
+    operator = Operator(said, finds=said)
+    async with road_of(operator) as road:
+        await send(road)
+        await comes_true(lambda: road.closed_because("collection") == because)
+        operator.checked.put_nowait(None)  # a token is to be had all the time
+        await comes_true(lambda: len(operator.found) >= 6)
+        assert road.closed_because("collection") == because
+        assert len(operator.sent) == 1, "no payer had to try whether it works again"
+        operator.finding, operator.outcomes[0] = NotFound(), Accepted()
+        await comes_true(lambda: road.closed_because("collection") is None)
+        assert await send(road) == Accepted()
+
+
+async def test_an_answer_like_an_outage_about_nobodys_payment_keeps_nothing_closed_where_the_key_is_taken() -> None:
+    clock, operator = Clock(), Operator()
+    async with road_of(operator, clock) as road:
+        await open_circuit(road, operator)
+        clock.now += 60
+        operator.checked.put_nowait(None)
+        await comes_true(lambda: road.closed_because("collection") is None)
+        assert operator.found
+
+
+async def test_an_operators_word_opens_everything_at_once() -> None:
+    operator = Operator(REFUSED, finds=BUSY)
+    async with road_of(operator, Clock()) as road:
+        await send(road)
+        await send(road)
+        await find(road)
+        await comes_true(lambda: not road._breakers["find", "collection"].lets_through)
+        road.reset()
+        operator.outcomes[0] = operator.finding = Accepted()
+        assert road.closed_because("collection") is None
+        assert await asyncio.gather(*(send(road) for _ in range(5))) == [Accepted()] * 5
+        assert await find(road) == Accepted()
 
 
 # --- questions ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kobiri.domain.breaker import IN_A_ROW
+from kobiri.domain.breaker import IN_A_ROW, Trouble
 from kobiri.domain.errors import AmountOutOfLimits, CountryNotServed, NoRoute, RouteClosed
 from kobiri.domain.ids import AccountId, TenantId
 from kobiri.domain.money import Money
@@ -46,9 +46,9 @@ def road(
     made = Road(operator, clock=Clock(), **more)
     if circuit_open:
         for _ in range(IN_A_ROW):
-            made._breakers["collection"].bad(0, 0.5)
+            made._breakers["send", "collection"].bad(0, 0.5)
     if rests:
-        made._rests_until = 1_000_000.0
+        made._breakers["send", "collection"].open(0, 0.5, Trouble.REST)
     return made
 
 

@@ -350,7 +350,7 @@ async def test_while_all_roads_are_switched_off_nothing_is_sent_and_it_fails_in_
 
 async def test_a_road_whose_circuit_is_open_is_left_without_a_try(two: Two) -> None:
     payment = (await two.api.pay(headers={"prefer": "respond-async"})).json()
-    two.first._breakers["collection"].stay_open(two.first._clock(), 0.5)
+    two.first._breakers["send", "collection"].open(two.first._clock(), 0.5)
     await work(two.api)
     assert (await read(two.api, payment["id"]))["provider"] == SECOND
     assert (await two.rerouting())["reason"] == "its circuit is open"

@@ -272,10 +272,11 @@ class Provider(Protocol):
         """Ask what became of a movement. Where there is no status query: Unknown with `askable` False."""
         ...
 
-    async def check(self, *, within_s: float) -> str | None:
+    async def check(self, kind: Kind | None = None, *, within_s: float) -> str | None:
         """Make a real call that moves nothing, to learn whether the provider takes this account.
 
-        None: it does; else why not, in one sentence that tells no secret.
+        For one kind of movement, or (`kind` None) for all that it can do. None: it does; else why not, in one sentence
+        that tells no secret.
         """
         ...
 

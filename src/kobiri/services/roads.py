@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -12,14 +12,15 @@ import structlog
 
 from kobiri.domain import schedule
 from kobiri.domain.allowance import Pace, RetryBudget
-from kobiri.domain.breaker import Breaker, State
-from kobiri.domain.ids import AccountId, ProviderReference
+from kobiri.domain.breaker import OPEN_S, Breaker, State, Trouble
+from kobiri.domain.ids import AccountId, ProviderReference, new_provider_reference
 from kobiri.domain.money import LARGEST_MINOR
-from kobiri.domain.outcome import Finding, NotSent, Outcome, Unknown, after_doubt
+from kobiri.domain.outcome import Finding, NotSent, Outcome, Unknown
 from kobiri.domain.payment import Kind
 from kobiri.providers.base import (
     Account,
     Operation,
+    Payout,
     Provider,
     ProviderSpec,
     Request,
@@ -33,7 +34,8 @@ CHECK_WITHIN_S = 8.0
 SENSE_IN_REPEATING_S = 1.0  # with less time than this left no repeat is begun
 DEGRADED_SHARE = 0.1
 
-Call: TypeAlias = Kind | Literal["find"]
+# Each sort of call has its own guard: what questions meet says nothing of new money, nor one product's key of another.
+Call: TypeAlias = tuple[Literal["send", "find"], Kind]
 Availability: TypeAlias = Literal["operational", "degraded", "down", "unknown"]
 
 
@@ -68,8 +70,8 @@ class Road:
         self._budget = RetryBudget()
         reads = provider.spec.status_reads_per_s
         self._pace = Pace(reads) if reads else None
-        self._rests_until = 0.0
         self._probes: set[asyncio.Task[None]] = set()
+        self._looked_into: dict[Call, float] = {}
 
     @property
     def spec(self) -> ProviderSpec:
@@ -98,15 +100,12 @@ class Road:
         """Why no new money may go this way now; None: it may."""
         if self.disabled_because is not None:
             return f"switched off: {self.disabled_because}"
-        if not self._breakers[kind].lets_through:
-            return "its circuit is open"
-        if self._clock() < self._rests_until:
-            return "it asked for a rest"
-        return None
+        breaker = self._breakers["send", kind]
+        return None if breaker.lets_through else breaker.because
 
     def availability(self, kind: Kind) -> Availability:
         """How our own calls of the last five minutes went, in this process."""
-        breaker = self._breakers[kind]
+        breaker = self._breakers["send", kind]
         if breaker.state is not State.CLOSED:
             return "down"
         good, bad = breaker.counts(self._clock())
@@ -117,17 +116,18 @@ class Road:
     async def send(self, request: Request, *, within_s: float, first_byte_before: float | None) -> Outcome:
         """Move money, at most once. What may safely be repeated is, inside of `within_s` seconds."""
         kind = kind_of(request)
-        breaker, operation = self._breakers[kind], self.operation(kind)
+        call: Call = ("send", kind)
+        breaker, operation = self._breakers[call], self.operation(kind)
         turn = breaker.begin()
         if turn is None:
-            return NotSent("the circuit is open", outage=False)
+            return NotSent(breaker.because, outage=False)
         began, outcome = self._clock(), None
         try:
-            outcome = await self._send(request, operation, began + within_s, first_byte_before)
+            outcome = await self._send(request, began + within_s, first_byte_before)
         finally:
             # Where the payer is awaited inside of the call, its silence says nothing about the provider.
             waited_in_vain = operation.status_query == "none" and self._clock() - began >= within_s - 0.5
-            self._count(kind, breaker, turn, None if waited_in_vain else outcome)
+            self._count(call, turn, None if waited_in_vain else outcome, about=_wallet(request))
         if isinstance(outcome, Unknown) and operation.status_query == "none":
             return replace(outcome, askable=False)
         return outcome
@@ -136,22 +136,29 @@ class Road:
         """Ask what became of a movement, at the pace that the provider wants."""
         if self.operation(kind).status_query == "none":
             return Unknown("this provider cannot be asked", outage=False, askable=False)
-        within_s, breaker = self.account.answer_within_s, self._breakers["find"]
+        call: Call = ("find", kind)
+        within_s, breaker = self.account.answer_within_s, self._breakers[call]
         wait_s = self._pace.reserve(self._clock(), within_s / 2) if self._pace else 0.0
         if wait_s is None:
             return Unknown("too many questions at once", outage=False, asked=False)
         await asyncio.sleep(wait_s)
-        if self._clock() < self._rests_until:
-            return Unknown("it asked for a rest", outage=False, asked=False)
         turn = breaker.begin()
         if turn is None:
-            return Unknown("the circuit is open", outage=False, asked=False)
+            return Unknown(breaker.because, outage=False, asked=False)
         finding = None
         try:
             finding = await self.provider.find(kind, reference, within_s=within_s - wait_s)
         finally:
-            self._count("find", breaker, turn, finding)
+            self._count(call, turn, finding, about=reference)
         return finding
+
+    def reset(self) -> None:
+        """Let all calls through again, whatever went badly before: an operator says so."""
+        for probe in self._probes:
+            probe.cancel()
+        for breaker in self._breakers.values():
+            breaker.close()
+        self._looked_into.clear()
 
     async def close(self) -> None:
         for probe in self._probes:
@@ -159,75 +166,115 @@ class Road:
         await asyncio.gather(*self._probes, return_exceptions=True)
         await self.provider.close()
 
-    async def _send(
-        self, request: Request, operation: Operation, ends_at: float, first_byte_before: float | None
-    ) -> Outcome:
-        """One call and its repeats. Once a pass may have arrived, a later one's refusal settles nothing."""
+    async def _send(self, request: Request, ends_at: float, first_byte_before: float | None) -> Outcome:
+        """One call, and its repeats where no byte of it left: what may have arrived is asked for, never sent again."""
         self._budget.earn()
-        began = self._clock()
-        outcome = await self.provider.send(
-            request, within_s=ends_at - self._clock(), first_byte_before=first_byte_before
-        )
-        in_doubt = isinstance(outcome, Unknown)
         repeats = 0
-        while _may_repeat(outcome, operation, self._clock() - began):
-            delay_s = schedule.quick_delay_s(repeats, random.random())
+        while True:
+            began = self._clock()
+            outcome = await self.provider.send(request, within_s=ends_at - began, first_byte_before=first_byte_before)
+            # Who needed a second to find no connection leaves the time that is left to another road.
+            of_use = isinstance(outcome, NotSent) and outcome.outage and self._clock() - began < SENSE_IN_REPEATING_S
+            delay_s = schedule.quick_delay_s(repeats, random.random()) if of_use else None
             if delay_s is None or ends_at - self._clock() < delay_s + SENSE_IN_REPEATING_S or not self._budget.spend():
-                break
+                return outcome
             await asyncio.sleep(delay_s)
-            repeats, began = repeats + 1, self._clock()
-            again = await self.provider.send(
-                request, within_s=ends_at - self._clock(), first_byte_before=first_byte_before
-            )
-            outcome = after_doubt(again) if in_doubt else again
-            in_doubt = in_doubt or isinstance(again, Unknown)
-        return outcome
+            repeats += 1
 
-    def _count(self, call: Call, breaker: Breaker, turn: int, said: Outcome | Finding | None) -> None:
-        """Tell the breaker how a call went that began in this turn of it."""
-        now = self._clock()
-        if said is None:
-            breaker.neither(turn)
-            return
-        if isinstance(said, Unknown) and said.retry_after_s:
-            self._rests_until = max(self._rests_until, now + said.retry_after_s)
-        if isinstance(said, NotSent | Unknown) and said.outage:
+    def _count(self, call: Call, turn: int, said: Outcome | Finding | None, *, about: Hashable) -> None:
+        """Tell the breaker how a call went that began in this turn of it, and whose it was."""
+        now, breaker = self._clock(), self._breakers[call]
+        trouble = _trouble(said)
+        if trouble is not None and isinstance(said, NotSent | Unknown):
             was_open = breaker.state is State.OPEN
-            breaker.bad(now, random.random(), turn)
+            breaker.bad(
+                now,
+                random.random(),
+                turn,
+                about=about if isinstance(said, Unknown) else None,
+                trouble=trouble,
+                rest_s=_rest_s(said),
+            )
             if breaker.state is State.OPEN and not was_open:
-                log.warning("circuit.opened", road=self.label, call=call, reason=said.reason)
-                self._start_probe(call, breaker)
-        elif isinstance(said, NotSent):
+                self._opened(call, said.reason)
+            elif trouble is not Trouble.OUTAGE and breaker.state is State.CLOSED:
+                self._look_into(call)
+        elif said is None or isinstance(said, NotSent):
             breaker.neither(turn)  # our own reasons for not sending say nothing about the provider
         else:
             breaker.good(now, turn)
 
-    def _start_probe(self, call: Call, breaker: Breaker) -> None:
-        probe = asyncio.create_task(self._probe(call, breaker))
+    # --- what is asked about nobody's payment -----------------------------------------------------------------------
+
+    def _opened(self, call: Call, reason: str) -> None:
+        what, kind = call
+        because = self._breakers[call].because
+        log.warning("circuit.opened", road=self.label, call=what, kind=kind, because=because, reason=reason)
+        self._start(self._probe(call))
+
+    def _look_into(self, call: Call) -> None:
+        """A plain word to one payer may be about that payer alone: ask at once whether all are meant."""
+        now = self._clock()
+        if now - self._looked_into.get(call, float("-inf")) >= OPEN_S:
+            self._looked_into[call] = now
+            self._start(self._confirm(call))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        probe = asyncio.create_task(work)
         self._probes.add(probe)
         probe.add_done_callback(self._probes.discard)
 
-    async def _probe(self, call: Call, breaker: Breaker) -> None:
+    async def _confirm(self, call: Call) -> None:
+        breaker = self._breakers[call]
+        turn = breaker.turn
+        said = await self._trouble_of(call[1])
+        trouble = _trouble(said)
+        if said is not None and trouble in (Trouble.REFUSED, Trouble.REST) and breaker.turn == turn:
+            breaker.open(self._clock(), random.random(), trouble, _rest_s(said))
+            self._opened(call, said.reason)
+
+    async def _probe(self, call: Call) -> None:
         """While the circuit is open: call what moves nothing, so that no payer has to try whether it works again."""
+        what, kind = call
+        breaker = self._breakers[call]
         while breaker.state is State.OPEN:
             await asyncio.sleep(max(breaker.open_until - self._clock(), 0))
-            trouble = await self.provider.check(within_s=CHECK_WITHIN_S)
-            if trouble is None:
-                breaker.half_open()
-                log.info("circuit.half_open", road=self.label, call=call)
+            said = await self._trouble_of(kind)
+            if said is not None:
+                breaker.open(self._clock(), random.random(), _trouble(said) or Trouble.OUTAGE, _rest_s(said))
+            elif what == "find":
+                breaker.close()  # a question went well: there is no more to try
             else:
-                breaker.stay_open(self._clock(), random.random())
+                breaker.half_open()
+                log.info("circuit.half_open", road=self.label, kind=kind)
+
+    async def _trouble_of(self, kind: Kind) -> Unknown | None:
+        """What is wrong with calls of a kind, asked about nobody's payment; None: nothing."""
+        if self.operation(kind).status_query != "none":
+            said = await self.provider.find(kind, new_provider_reference(), within_s=CHECK_WITHIN_S)
+            trouble = _trouble(said)
+            if trouble is not Trouble.OUTAGE:
+                return said if trouble is not None and isinstance(said, Unknown) else None
+            # What is said of a payment that nobody can know may look like an outage: then the key decides.
+        told = await self.provider.check(kind, within_s=CHECK_WITHIN_S)
+        return None if told is None else Unknown(told)
 
 
-def _may_repeat(outcome: Outcome, operation: Operation, took_s: float) -> bool:
-    """What surely did not leave, or what the provider would recognise by our reference; and only where it may help.
+def _trouble(said: Outcome | Finding | None) -> Trouble | None:
+    """What an answer tells against its provider, whoever's payment it is about."""
+    if not isinstance(said, NotSent | Unknown):
+        return None
+    if said.refused:
+        return Trouble.REFUSED
+    if _rest_s(said):
+        return Trouble.REST
+    return Trouble.OUTAGE if said.outage else None
 
-    Who needed a second to find no connection leaves the time that is left to another road.
-    """
-    match outcome:
-        case NotSent():
-            return outcome.outage and took_s < SENSE_IN_REPEATING_S
-        case Unknown():
-            return outcome.outage and operation.dedupes and outcome.retry_after_s is None
-        case _:
-            return False
+
+def _rest_s(said: Outcome | Finding) -> float:
+    return (said.retry_after_s or 0.0) if isinstance(said, Unknown) else 0.0
+
+
+def _wallet(request: Request) -> str:
+    """Whose it is: of what goes badly for one wallet alone, others shall notice nothing."""
+    return request.payee.digits if isinstance(request, Payout) else request.payer.digits

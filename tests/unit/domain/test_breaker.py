@@ -4,11 +4,22 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kobiri.domain.breaker import BUCKET_S, IN_A_ROW, OPEN_S, REMEMBER_S, WINDOW_CALLS, Breaker, State
+from kobiri.domain.breaker import (
+    BUCKET_S,
+    IN_A_ROW,
+    LONGEST_S,
+    OPEN_S,
+    REMEMBER_S,
+    TOLD_IN_A_ROW,
+    WINDOW_CALLS,
+    Breaker,
+    State,
+    Trouble,
+)
 
 T0 = 1_000.0
 QUARTER = 0.25  # times are multiples of it, so that sums are exact
@@ -102,7 +113,7 @@ def test_it_remembers_five_minutes_however_long_it_lives() -> None:
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
 def test_it_stays_open_for_ten_seconds_more_or_less(jitter: float) -> None:
     breaker = Breaker()
-    breaker.stay_open(T0, jitter)
+    breaker.open(T0, jitter)
     assert breaker.open_until - T0 == pytest.approx(OPEN_S * (0.8 + 0.4 * jitter))
 
 
@@ -156,6 +167,74 @@ def test_late_failures_of_before_it_opened_do_not_open_it_again() -> None:
     assert breaker.state is State.CLOSED
 
 
+# --- what one payer costs the others --------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 60), st.sampled_from(["good", "bad", "bad"])), max_size=200),
+    st.sampled_from(Trouble),
+)
+def test_one_number_opens_no_circuit_however_often_and_whatever_it_provokes(
+    calls: list[tuple[float, How]], trouble: Trouble
+) -> None:
+    breaker, now = Breaker(), T0
+    for passes_s, how in calls:
+        now += passes_s
+        if how == "good":
+            breaker.good(now)
+        else:
+            breaker.bad(now, 0.5, about="one number", trouble=trouble, rest_s=86_400)
+        assert breaker.state is State.CLOSED
+
+
+def test_one_number_keeps_no_circuit_open() -> None:
+    breaker = Breaker()
+    for number in range(IN_A_ROW):
+        breaker.bad(T0, 0.5, about=number)
+    for again in range(3):
+        breaker.half_open()
+        for _ in range(20):
+            assert breaker.begin(), "its place is free for somebody else"
+            breaker.bad(T0 + again, 0.5, about=0)
+            assert breaker.state is State.HALF_OPEN
+    breaker.begin()
+    breaker.bad(T0, 0.5, about="another")
+    assert breaker.state is State.OPEN, "the trouble is still there"
+
+
+def test_no_connection_is_nobodys_own_trouble() -> None:
+    breaker = Breaker()
+    for _ in range(IN_A_ROW):
+        breaker.bad(T0, 0.5)
+    assert breaker.state is State.OPEN
+
+
+@pytest.mark.parametrize("trouble", [Trouble.REFUSED, Trouble.REST])
+def test_what_is_said_plainly_to_two_payers_closes_it_for_all_with_that_reason(trouble: Trouble) -> None:
+    breaker = Breaker()
+    for number in range(TOLD_IN_A_ROW):
+        assert breaker.state is State.CLOSED
+        breaker.bad(T0, 0.5, about=number, trouble=trouble)
+    assert breaker.state is State.OPEN
+    assert breaker.because is trouble
+    breaker.half_open()
+    breaker.begin()
+    breaker.good(T0)
+    breaker.bad(T0, 0.5, about="a third", trouble=trouble)
+    assert breaker.lets_through, "a call that went well begins anew"
+
+
+@given(st.floats(0, 1e9), st.floats(0, 1), st.integers(0, 10))
+def test_a_rest_is_as_long_as_asked_and_a_minute_at_most(rest_s: float, jitter: float, failed_tries: int) -> None:
+    breaker = Breaker()
+    for _ in range(failed_tries):
+        breaker.open(T0, 0.5)
+        breaker.half_open()
+        breaker.bad(T0, 0.5)
+    breaker.open(T0, jitter, Trouble.REST, rest_s)
+    assert min(rest_s, LONGEST_S) <= breaker.open_until - T0 <= 50
+
+
 # --- the whole of it ------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +272,7 @@ class Circuit(RuleBasedStateMachine):
         self.era = 0  # grows with each change of state
         self.calls: list[int] = []  # the era in which each call in flight began
         self.counted = Counted()
+        self.failed_tries = 0
 
     @property
     def probing(self) -> bool:
@@ -246,7 +326,9 @@ class Circuit(RuleBasedStateMachine):
         if how == "good":
             self._becomes(State.CLOSED)
             self.counted = Counted()
+            self.failed_tries = 0
         elif how == "bad":
+            self.failed_tries += 1
             self._becomes(State.OPEN)
             self._opened_just_now()
 
@@ -260,11 +342,12 @@ class Circuit(RuleBasedStateMachine):
             # Whoever is still on the way from before has gone by now: the tests above say what else would be.
             self.calls = []
         else:
-            self.breaker.stay_open(self.now, jitter)
+            self.breaker.open(self.now, jitter)
             self._opened_just_now()
 
     def _opened_just_now(self) -> None:
-        assert 0.8 * OPEN_S - 0.001 <= self.breaker.open_until - self.now <= 1.2 * OPEN_S + 0.001
+        pause_s = min(OPEN_S * 2**self.failed_tries, LONGEST_S)
+        assert 0.8 * pause_s - 0.001 <= self.breaker.open_until - self.now <= 1.2 * pause_s + 0.001
 
     @invariant()
     def it_stands_as_it_must(self) -> None:

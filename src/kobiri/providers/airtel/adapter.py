@@ -252,13 +252,16 @@ class AirtelProvider:
         finding: Finding | NotSent = await self._authorized(ask, within_s)
         return finding.unknown if isinstance(finding, NotSent) else finding
 
-    async def check(self, *, within_s: float) -> str | None:
-        """A fresh token proves client and secret; a key with room proves that PIN and signature can be written."""
+    async def check(self, kind: Kind | None = None, *, within_s: float) -> str | None:
+        """A fresh token proves client and secret; a key with room proves that PIN and signature can be written.
+
+        Only payouts need the PIN.
+        """
         ends_at = time.monotonic() + within_s
         bearer = await self._tokens.fresh(within_s)
         if isinstance(bearer, NotSent):
             return bearer.reason
-        pin = self._values.get("pin", "").encode()
+        pin = self._values.get("pin", "").encode() if kind in (None, "payout") else b""
         needed = max(len(pin), wire.SIGNING_SECRET_BYTES if self._signs else 0)
         if not needed:
             return None

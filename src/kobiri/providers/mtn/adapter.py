@@ -261,12 +261,15 @@ class MtnProvider:
         bearer = wire.bearer_headers(token.text, product.subscription_key, product.target_environment)
         return Fresh(bearer, token.life_s)
 
-    async def check(self, *, within_s: float) -> str | None:
+    async def check(self, kind: Kind | None = None, *, within_s: float) -> str | None:
         """A fresh token proves API user, API key and subscription key of a product."""
-        bearers = await asyncio.gather(*(tokens.fresh(within_s) for tokens in self._tokens.values()))
+        products = list(self._tokens) if kind is None else [wire.PRODUCTS[kind]]
+        if not all(product in self._tokens for product in products):
+            return NO_DISBURSEMENT
+        bearers = await asyncio.gather(*(self._tokens[product].fresh(within_s) for product in products))
         refused = [
             f"{product}: {bearer.reason}"
-            for product, bearer in zip(self._tokens, bearers, strict=True)
+            for product, bearer in zip(products, bearers, strict=True)
             if isinstance(bearer, NotSent)
         ]
         return "; ".join(refused) or None

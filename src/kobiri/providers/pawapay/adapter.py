@@ -169,9 +169,9 @@ class PawapayProvider:
             return error.outcome
         return answer.heed(wire.read_status(answer.status, answer.body, kind, reference))
 
-    async def check(self, *, within_s: float) -> str | None:
-        """The account's own configuration proves the token."""
-        if self._pem and self._key is None:
+    async def check(self, kind: Kind | None = None, *, within_s: float) -> str | None:
+        """The account's own configuration proves the token, for all kinds; the key for callbacks is looked at too."""
+        if kind is None and self._pem and self._key is None:
             return "callback_public_key is not a public key on P-256 in PEM"
         url = self._base_url + wire.CONFIGURATION_PATH
         try:

@@ -125,7 +125,7 @@ class ZamtelProvider:
     async def find(self, kind: Kind, reference: ProviderReference, *, within_s: float) -> Finding:  # noqa: ARG002
         return Unknown("Zamtel Kwacha has no status query", outage=False, askable=False)
 
-    async def check(self, *, within_s: float) -> str | None:
+    async def check(self, kind: Kind | None = None, *, within_s: float) -> str | None:  # noqa: ARG002
         """Whether the host answers, whatever it says. The credentials cannot be proved: every call moves money."""
         deadline_s = min(within_s, CHECK_WITHIN_S)
         try:
