@@ -1,20 +1,21 @@
 """The only outbound HTTP.
 
 Whatever goes wrong becomes one of two exceptions: `NotSent`, no byte of the request was written, or
-`MaybeSent`, everything else. Between them stands one fact: whether the call ever had a connection. An unknown
-host, a refused port, a failed TLS handshake and a wait for a place among the connections end before that.
+`MaybeSent`, everything else. Between them stands one fact: whether a byte was handed to the connection. An unknown
+host, a refused port, a failed TLS handshake, a wait for a place among the connections and a header that cannot be
+written end before that.
 """
 
 import asyncio
 import errno
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from types import SimpleNamespace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import aiohttp
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.connector import Connection
 
 from kobiri import __version__
@@ -91,52 +92,77 @@ class Answer:
 
 
 class _Call:
-    """What is known about one call. It is its own middleware, and the context of its own trace."""
+    """What is known about one call. It is its own middleware. `once`: it may be written once at most."""
 
-    __slots__ = ("_first_byte_before", "connected", "passed")
+    __slots__ = ("_first_byte_before", "_once", "_passed", "connected", "written")
 
-    def __init__(self, first_byte_before: float | None = None) -> None:
+    def __init__(self, *, once: bool, first_byte_before: float | None = None) -> None:
+        self._once = once
         self._first_byte_before = first_byte_before
+        self._passed = False
         self.connected = False
-        self.passed = False
+        self.written = False
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         # When a connection is lost, aiohttp (client.py, IDEMPOTENT_METHODS) sends GET, PUT and DELETE a
         # second time, even if the connection was fresh and the server read everything. There is no switch.
-        if self.passed:
+        if self._passed and self._once:
             raise _SecondPass
-        self.passed = True
+        self._passed = True
         assert isinstance(request, _Request), "the session was made by provider_session"
-        request.first_byte_before = self._first_byte_before
+        request.call = self
         return await handler(request)
+
+    def begin(self) -> None:
+        """It has a connection. Raises _Late."""
+        self.connected = True
+        # The last look at the clock before the first byte: whoever waited for a place or a handshake looks again.
+        if self._first_byte_before is not None and time.monotonic() > self._first_byte_before:
+            raise _Late
+
+
+class _Watched:
+    """A connection's transport that tells its call when the first byte is handed over."""
+
+    def __init__(self, transport: asyncio.Transport, call: _Call) -> None:
+        self.transport = transport
+        self.call = call
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.transport, name)
+
+    def write(self, data: bytes) -> None:
+        self.call.written = True
+        self.transport.write(data)
+
+    def writelines(self, chunks: Iterable[bytes]) -> None:
+        self.call.written = True
+        self.transport.writelines(chunks)
+
+
+def _watch(protocol: BaseProtocol, call: _Call) -> None:
+    """Watch a connection for this call from now on. Another call may have used it before."""
+    known: object = protocol.transport
+    if isinstance(known, _Watched):
+        known.call = call
+    elif protocol.transport is not None:
+        protocol.transport = cast("asyncio.Transport", _Watched(protocol.transport, call))
 
 
 class _Request(aiohttp.ClientRequest):
-    first_byte_before: float | None = None
+    call: _Call
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        assert conn.protocol is not None, "a connection that is lost by now has its protocol still"
         # A server may write into an idle connection (some say 408 before they close it). aiohttp would take
         # that for the answer to the next request.
-        if conn.protocol is not None and conn.protocol.should_close:
+        if conn.protocol.should_close:
             raise _StrayAnswer
-        # The last look at the clock before the first byte: whoever waited for a place or a handshake looks again.
-        if self.first_byte_before is not None and time.monotonic() > self.first_byte_before:
-            raise _Late
+        _watch(conn.protocol, self.call)
+        self.call.begin()
         return await super().send(conn)
-
-
-async def _has_connection(_session: Session, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx.connected = True
-
-
-def _trace() -> aiohttp.TraceConfig:
-    """Tell each call when it has a connection: a new one, after TLS, or one used before."""
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_create_end.append(_has_connection)
-    trace.on_connection_reuseconn.append(_has_connection)
-    return trace
 
 
 def stay_on_this_machine() -> None:
@@ -156,7 +182,6 @@ def provider_session(max_connections: int, *, connect_within_s: float = CONNECT_
         auto_decompress=False,
         trust_env=False,
         request_class=_Request,
-        trace_configs=[_trace()],
     )
 
 
@@ -174,8 +199,8 @@ async def send_once(
 
     Raises NotSent or MaybeSent.
     """
-    call = _Call(first_byte_before)
-    return await _exchange(session, method, url, headers, body, deadline_s, call, middlewares=(call,))
+    call = _Call(once=True, first_byte_before=first_byte_before)
+    return await _exchange(session, method, url, headers, body, deadline_s, call)
 
 
 async def ask(
@@ -188,7 +213,7 @@ async def ask(
     deadline_s: float,
 ) -> Answer:
     """Make a call that moves nothing: it may be written twice. Raises NotSent or MaybeSent."""
-    return await _exchange(session, method, url, headers, body, deadline_s, _Call(), middlewares=())
+    return await _exchange(session, method, url, headers, body, deadline_s, _Call(once=False))
 
 
 async def _exchange(
@@ -199,7 +224,6 @@ async def _exchange(
     body: bytes | None,
     deadline_s: float,
     call: _Call,
-    middlewares: tuple[_Call, ...],
 ) -> Answer:
     if deadline_s <= 0:
         raise NotSent("no time is left")
@@ -214,8 +238,7 @@ async def _exchange(
                 headers=headers,
                 data=body,
                 allow_redirects=False,
-                middlewares=middlewares,
-                trace_request_ctx=call,
+                middlewares=(call,),
             ) as response,
         ):
             return Answer(response.status, response.headers, await _read(response))
@@ -227,7 +250,7 @@ async def _exchange(
     # money must end in a known way. The cause is dropped, for aiohttp's texts tell addresses and URLs.
     except Exception as error:  # noqa: BLE001
         reason = _reason(error, call)
-        raise (MaybeSent(reason) if call.connected else NotSent(reason)) from None
+        raise (MaybeSent(reason) if call.written else NotSent(reason)) from None
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

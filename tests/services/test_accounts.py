@@ -2,8 +2,11 @@
 
 import asyncio
 import base64
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from kobiri import app as kobiri_app
@@ -11,8 +14,10 @@ from kobiri.domain.envelope import MasterKeys
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import TenantId
 from kobiri.providers import registry
-from kobiri.services import accounts
+from kobiri.providers.base import Account, Field, Provider
+from kobiri.services import accounts, roads
 from kobiri.services.accounts import Loaded, TenantAccount, Wish
+from kobiri.services.routing import REMEMBER_S
 from kobiri.store.db import Database
 from tests.api.steps import callback, charged, check, eventually, gateway, problem, read, signature, until
 from tests.conftest import Api, ApiFactory, Simulator, TestDatabase, make_settings, make_tenant
@@ -74,7 +79,7 @@ def five_seconds_pass(api: Api) -> None:
     own = gateway(api).roads._own
     assert own is not None
     for known in own._known.values():
-        known.read_at = float("-inf")
+        known.read_at -= REMEMBER_S
 
 
 async def used(api: Api, payment: dict[str, Any]) -> str | None:
@@ -323,6 +328,69 @@ async def test_an_account_that_does_not_open_sends_its_money_nowhere_else(api: A
     await shop.turn(enabled=False)
     five_seconds_pass(api)
     assert (await api.pay()).status_code == 201
+
+
+MAKE_ACCOUNT, OPEN = registry.account, accounts._open
+
+
+def _in_dollars(*given: Any) -> TenantAccount:
+    return replace(OPEN(*given), currency="USD")
+
+
+def _live_only(*given: Any, **named: Any) -> Account:
+    made = MAKE_ACCOUNT(*given, **named)
+    assert made is not None
+    return replace(made, modes=frozenset({"live"}))
+
+
+def _another_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = registry.BY_ID["mtn"]
+    spec = replace(known.spec, fields=(*known.spec.fields, Field("partner_code", "Needed since this version")))
+    monkeypatch.setitem(registry.BY_ID, "mtn", replace(known, spec=spec))
+
+
+def _raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(_account: object) -> Provider:
+        raise KeyError("a field that is read and not there")
+
+    monkeypatch.setitem(registry.BY_ID, "mtn", replace(registry.BY_ID["mtn"], build=build))
+
+
+class _SealedLater(msgspec.Struct):
+    values: dict[str, str]
+    callback_token: str
+    region: str
+    webhook_secrets: tuple[str, ...] = ()
+
+
+UNOPENED: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "a field that is needed now": _another_spec,
+    "a provider that is gone": lambda patch: patch.delitem(registry.BY_ID, "mtn"),
+    "a provider that cannot be made": _raises,
+    "a currency that it takes no more": lambda patch: patch.setattr(accounts, "_open", _in_dollars),
+    "a provider of the other mode": lambda patch: patch.setattr(registry, "account", _live_only),
+    "a provider that does nothing with it": lambda patch: patch.setattr(roads, "kinds_of", lambda *_: frozenset()),
+    "a secret that is sealed otherwise": lambda patch: patch.setattr(accounts, "_Sealed", _SealedLater),
+}
+
+
+@pytest.mark.parametrize("way", UNOPENED)
+async def test_in_whichever_way_an_account_does_not_open_its_money_goes_nowhere_else(
+    make_api: ApiFactory, shop: Shop, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    api = await make_api(kobiri_master_keys=f"old:{OLD}", public_base_url="https://pay.example.com")
+    await shop.save()
+    with monkeypatch.context() as patch:
+        UNOPENED[way](patch)
+        refused = problem(await api.pay(), 503, "route_closed")
+        assert "an account of the merchant's own cannot be opened" in refused["detail"]
+        assert await shop.simulator.movements() == []
+        other = await api.tenant("other")
+        assert (await api.pay(headers={"x-api-key": other})).status_code == 201, "the others notice nothing"
+    five_seconds_pass(api)
+    paid = await api.pay()
+    assert paid.status_code == 201
+    assert await used(api, paid.json()) is not None
 
 
 async def test_a_disabled_account_gets_nothing_new_and_its_payments_are_followed(api: Api, shop: Shop) -> None:

@@ -8,6 +8,31 @@ from kobiri.domain.errors import Busy
 from kobiri.services.gateway import OpenCalls
 
 
+async def test_calls_that_are_cut_twice_end_once() -> None:
+    """A stop's timer and its drain may both come, in one turn of the loop or in the next ones."""
+    for pause_turns in (0, 1, 2):
+        calls = OpenCalls()
+        ended: list[str] = []
+
+        async def hang(calls: OpenCalls = calls, ended: list[str] = ended) -> None:
+            try:
+                async with calls.track():
+                    await asyncio.Event().wait()
+            except TimeoutError:
+                await asyncio.sleep(0)
+                ended.append("cut")
+
+        tasks = [calls.start(hang()) for _ in range(3)]
+        await asyncio.sleep(0)
+        calls.cut()
+        for _ in range(pause_turns):
+            await asyncio.sleep(0)
+        calls.cut()
+        await asyncio.gather(*tasks)
+        calls.cut()
+        assert ended == ["cut"] * 3
+
+
 async def test_what_fails_while_nobody_waits_is_no_defect_of_ours() -> None:
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))

@@ -14,8 +14,9 @@ from kobiri.domain.ids import AccountId, TenantId
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.payment import Kind
+from kobiri.services.accounts import Loaded, TenantAccount
 from kobiri.services.roads import Road
-from kobiri.services.routing import REMEMBER_S, Roads, Wanted, choose
+from kobiri.services.routing import REMEMBER_S, OwnRoads, Roads, Wanted, choose
 from kobiri.store import switches
 from kobiri.store.db import Database
 from tests.services.scripted import Clock, Operator, make_spec
@@ -295,6 +296,86 @@ async def test_an_operators_switch_takes_effect_within_five_seconds_and_both_way
     await turn(db, "one", "all is well", is_open=True)
     pass_time(roads, 5.0)
     assert labels((await roads.route(WANTED)).roads) == ["one", "two"]
+
+
+async def test_who_opens_a_provider_again_clears_what_each_process_holds_against_it(db: Database) -> None:
+    """Even one that was open all the time; and every account at that provider, but no other provider's."""
+    processes = []
+    for _ in range(2):
+        mine, theirs = road("one", circuit_open=True), road("two", circuit_open=True)
+        own = OwnRoads(one_account, lambda _account: Operator(spec=make_spec("one")))
+        processes.append((Roads(db, [mine, theirs], own=own), mine, theirs))
+    for roads, *_ in processes:
+        for one in await roads.of_tenant(TENANT):
+            one._breakers["send", "collection"].open(0, 0.5, Trouble.REFUSED)
+        with pytest.raises(RouteClosed):
+            await roads.route(WANTED)
+    await turn(db, "one", "the key is mended", is_open=True)
+    for roads, mine, theirs in processes:
+        pass_time(roads, 5.0)
+        assert labels((await roads.route(WANTED)).roads) == ["one:a1"]
+        assert mine.closed_because("collection") is None
+        assert theirs.closed_because("collection") is not None
+        mine._breakers["send", "collection"].open(0, 0.5)
+        pass_time(roads, 5.0)
+        await roads.switched_off()
+        assert mine.closed_because("collection") is not None, "what comes after is not cleared"
+        await turn(db, "one", "once more", is_open=True)
+        pass_time(roads, 5.0)
+        await roads.of_tenant(TENANT)
+        assert mine.closed_because("collection") is None, "a worker that only asks hears of it too"
+        await roads.close()
+
+
+async def one_account(tenant_id: TenantId) -> Loaded:
+    """A merchant with one account of its own."""
+    account = TenantAccount(
+        id=AccountId("a1"), tenant_id=tenant_id, provider="one", mode="test", name="main", base_url="",
+        currency="ZMW", min_minor=None, max_minor=None, priority=1, version=1, values={}, callback_token="",
+        webhook_secrets=(),
+    )  # fmt: skip
+    return Loaded([account])
+
+
+async def test_roads_in_use_are_kept_however_many_tenants_there_are() -> None:
+    """What is made anew forgets its tokens and open circuits, and every payment meets a broken provider again."""
+    made: list[Operator] = []
+
+    def make(_account: TenantAccount) -> Operator:
+        made.append(Operator(spec=make_spec("one")))
+        return made[-1]
+
+    own = OwnRoads(one_account, make)
+    tenants = [TenantId(str(number)) for number in range(1_500)]
+    for _ in range(2):
+        for tenant in tenants:
+            await own.of_tenant(tenant)
+            own._known[tenant].read_at -= REMEMBER_S
+    assert len(made) == len(tenants)
+    for tenant in tenants[:1_000]:
+        own._known[tenant].read_at -= 1_000
+    await own.of_tenant(tenants[-1])
+    assert len(own._known) == 500, "who has not come for a quarter of an hour is forgotten"
+    await own.close()
+    assert all(operator.closed for operator in made)
+
+
+async def test_an_account_that_is_enabled_again_begins_anew() -> None:
+    disabled: list[str | None] = [None]
+
+    async def accounts_of(tenant_id: TenantId) -> Loaded:
+        (account,) = (await one_account(tenant_id)).accounts
+        return Loaded([replace(account, disabled_reason=disabled[-1])])
+
+    own = OwnRoads(accounts_of, lambda _account: Operator(spec=make_spec("one")))
+    for reason in (None, "the key is changed", None):
+        disabled.append(reason)
+        ((only,), _) = await own.of_tenant(TENANT)
+        if reason is not None:
+            only._breakers["send", "collection"].open(0, 0.5)
+        own._known[TENANT].read_at -= REMEMBER_S
+    assert only.closed_because("collection") is None
+    await own.close()
 
 
 async def test_switches_are_read_once_in_five_seconds(db: Database) -> None:

@@ -42,6 +42,7 @@ DEFINER_FUNCTIONS = {
     "note_key_use(text[])": "kobiri_api",
     "match_callback(text,uuid)": "kobiri_api",
     "closed_providers()": "kobiri_api",
+    "opened_providers()": "kobiri_api",
     "match_account(bytea)": "kobiri_api",
     "untold_reviews(integer)": "kobiri_worker",
     "hold_settled_transaction()": "kobiri_api",

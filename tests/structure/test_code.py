@@ -229,6 +229,7 @@ SEES_ALL_TENANTS = {
     "idempotency.purge": "worker",
     "payments.claim": "worker",
     "switches.closed": "gate: what is switched off is switched off for all",
+    "switches.opened": "gate: an operator's word is for all",
     "switches.list_all": "operator: the platform's own rows",
     "switches.turn": "operator: the platform's own rows",
     "payments.find": "operator",

@@ -11,6 +11,7 @@ from asyncio import StreamWriter as Writer
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
+import aiohttp
 import pytest
 
 from kobiri import net
@@ -223,6 +224,64 @@ async def test_an_answer_to_no_request_is_nobodys_answer(session: net.Session) -
             await send(session, url)
         assert len(requests) == 1
         assert (await send(session, url)).status == 200
+
+
+UNWRITABLE = [
+    {"X-Line": "a\nb"}, {"X-Line": "a\r\nX-Evil: 1"}, {"X-\nLine": "a"}, {"X-Line": "a\0b"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_a_header_that_cannot_be_written_is_not_sent_on_whichever_connection(
+    session: net.Session, method: str, used_before: bool
+) -> None:
+    heard: list[bytes] = []
+
+    async def listen(reader: Reader, writer: Writer) -> None:
+        if used_before:
+            await read_request(reader)
+            writer.write(OK)
+        heard.append(await reader.read())
+
+    async with serving(listen) as url:
+        for headers in UNWRITABLE:
+            if used_before:
+                assert (await send(session, url, method)).status == 200
+            with pytest.raises(net.NotSent, match="Error"):
+                await net.send_once(session, method, url, headers=headers, body=b"{}", deadline_s=5)
+            with pytest.raises(net.NotSent, match="Error"):
+                await net.ask(session, method, url, headers=headers, body=b"{}", deadline_s=5)
+        await session.close()
+        while len(heard) < len(UNWRITABLE) * (1 if used_before else 0):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert set(heard) <= {b""}, "not one byte came"
+
+
+async def test_what_ends_a_call_before_its_first_byte_is_not_sent_even_on_a_used_connection(
+    session: net.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is: what counts is that nothing was handed to the connection."""
+    requests = []
+
+    async def answer(reader: Reader, writer: Writer) -> None:
+        while True:
+            requests.append(await read_request(reader))
+            writer.write(OK)
+
+    async with serving(answer) as url:
+        assert (await send(session, url)).status == 200
+        for error in (RuntimeError, ConnectionResetError, TimeoutError, aiohttp.ServerDisconnectedError):
+            with monkeypatch.context() as patch:
+
+                async def fail(*_: object, error: type[Exception] = error) -> None:
+                    raise error
+
+                patch.setattr(aiohttp.ClientRequest, "send", fail)
+                with pytest.raises(net.NotSent):
+                    await send(session, url)
+        assert (await send(session, url)).status == 200
+    assert len(requests) == 2
 
 
 # --- something may have been written ------------------------------------------------------------------------

@@ -347,7 +347,11 @@ def _seal(keys: MasterKeys, account: TenantAccount) -> StoredAccount:
 def _open(keys: MasterKeys | None, stored: StoredAccount) -> TenantAccount:
     if keys is None:
         raise CannotOpen("KOBIRI_MASTER_KEYS is not set.")
-    secret = msgspec.json.decode(envelope.open_(keys, stored.envelope, _belongs_to(stored)), type=_Sealed)
+    opened = envelope.open_(keys, stored.envelope, _belongs_to(stored))
+    try:
+        secret = msgspec.json.decode(opened, type=_Sealed)
+    except msgspec.DecodeError:
+        raise CannotOpen("What was sealed is not what this version seals.") from None
     return TenantAccount(
         id=stored.id,
         tenant_id=stored.tenant_id,

@@ -73,7 +73,9 @@ class OpenCalls:
                 self._limits.discard(limit)
 
     def cut(self) -> None:
-        """End all open calls now, and let no other begin."""
+        """End all open calls now, and let no other begin. Once is enough: what is cut already ends by itself."""
+        if self.stopped:
+            return
         self.stopped = True
         now = asyncio.get_running_loop().time()
         for limit in self._limits:

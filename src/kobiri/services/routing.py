@@ -6,6 +6,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Collection as Group
 from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
 
 from kobiri.domain.errors import AmountOutOfLimits, CountryNotServed, NoRoute, RouteClosed
 from kobiri.domain.ids import AccountId, TenantId
@@ -17,6 +20,8 @@ from kobiri.services.roads import Road
 from kobiri.store import switches
 from kobiri.store.db import Database
 
+log = structlog.get_logger(__name__)
+
 RETRY_CLOSED_S = 10
 VERBS: Mapping[Kind, str] = {
     "collection": "collects {} from",
@@ -24,7 +29,7 @@ VERBS: Mapping[Kind, str] = {
     "refund": "refunds {} to",
 }
 REMEMBER_S = 5.0
-REMEMBER_TENANTS = 1_000
+FORGET_AFTER_S = 900.0  # a road in use keeps its tokens and circuits, however many tenants there are: 10 KB each
 CLOSING_MARGIN_S = 10.0  # after the longest call of an account that was replaced
 
 AccountsOf = Callable[[TenantId], Awaitable[Loaded]]
@@ -97,34 +102,65 @@ class OwnRoads:
     async def _read(self, tenant_id: TenantId) -> _Own:
         loaded = await self._accounts_of(tenant_id)
         before = self._known.get(tenant_id) or _Own(0.0)
-        own = _Own(time.monotonic(), loaded.unopened)
+        now, roads, unopened = time.monotonic(), dict[AccountId, tuple[int, Road]](), set(loaded.unopened)
         for account in loaded.accounts:
             version, road = before.roads.get(account.id, (0, None))
             if road is None or version != account.version:
                 road = self._road(account)
             if road is not None:
+                if road.disabled_because is not None and account.disabled_reason is None:
+                    road.reset()
                 road.disabled_because = account.disabled_reason
-                own.roads[account.id] = (account.version, road)
+                roads[account.id] = (account.version, road)
+            elif account.disabled_reason is None:
+                unopened.add(account.mode)
+        own = _Own(now, frozenset(unopened), roads)
         kept = {id(road) for _, road in own.roads.values()}
         self._close_later(road for _, road in before.roads.values() if id(road) not in kept)
         self._known[tenant_id] = own
         self._known.move_to_end(tenant_id)
-        if len(self._known) > REMEMBER_TENANTS:
+        while now - next(iter(self._known.values())).read_at > FORGET_AFTER_S:
             _, forgotten = self._known.popitem(last=False)
             self._close_later(road for _, road in forgotten.roads.values())
         return own
 
     def _road(self, account: TenantAccount) -> Road | None:
-        provider = self._make(account)
+        """The road of an account, or None where it does not open: what is missing then must not look like no account.
+
+        A provider that is not there any more, a field that it needs since an upgrade, another mode or currency.
+        """
+        provider = None
+        try:
+            provider = self._make(account)
+            fault = None if provider is not None else "its provider is unknown here, or needs a field that it has not"
+        # Any exception at all: whatever it is, it must not send the merchant's money to the platform's account.
+        except Exception as error:  # noqa: BLE001
+            fault = type(error).__name__
         if provider is None:
+            log.warning("account.not_opened", account_id=account.id, tenant_id=account.tenant_id, reason=fault)
             return None
-        return Road(
+        road = Road(
             provider,
             account_id=account.id,
             priority=account.priority,
             limits_minor=(account.min_minor, account.max_minor),
             largest_minor=self._largest_minor,
         )
+        serves = account.mode in provider.account.modes and account.currency in provider.currencies and road.kinds
+        if serves:
+            return road
+        log.warning(
+            "account.not_opened",
+            account_id=account.id,
+            tenant_id=account.tenant_id,
+            reason="its provider serves no more what it was stored for",
+        )
+        self._close_later([road])
+        return None
+
+    def of_provider(self, provider: str) -> Iterable[Road]:
+        """All roads there are to one provider now, of whichever tenant."""
+        return [road for own in self._known.values() for _, road in own.roads.values() if road.spec.id == provider]
 
     def _close_later(self, roads: Iterable[Road]) -> None:
         """Calls that are open go on to their end."""
@@ -162,6 +198,7 @@ class Roads:
         self._own = own
         self._closed = dict.fromkeys(closed, "by the settings")
         self._switches: Mapping[str, str] = {}
+        self._opened_at: Mapping[str, datetime] = {}
         self._switches_read_at = float("-inf")
 
     async def route(self, wanted: Wanted) -> Route:
@@ -201,6 +238,7 @@ class Roads:
 
     async def of_tenant(self, tenant_id: TenantId) -> Sequence[Road]:
         """The roads that this tenant may use: its own accounts' first, then the platform's."""
+        await self.switched_off()  # who only asks shall hear of an operator's word too
         own, _ = await self._own.of_tenant(tenant_id) if self._own else ([], frozenset())
         return (*own, *self._platform)
 
@@ -215,8 +253,17 @@ class Roads:
         if now - self._switches_read_at >= REMEMBER_S:
             async with self._db.gate_transaction() as tx:
                 self._switches = {**await switches.closed(tx), **self._closed}
+                opened_at = await switches.opened(tx)
             self._switches_read_at = now
+            for provider in {name for name, at in opened_at.items() if at != self._opened_at.get(name)}:
+                self._reset(provider)
+            self._opened_at = opened_at
         return self._switches
+
+    def _reset(self, provider: str) -> None:
+        own = self._own.of_provider(provider) if self._own else ()
+        for road in (*own, *(road for road in self._platform if road.spec.id == provider)):
+            road.reset()
 
     def receiver(self, provider: str) -> Road | None:
         """The platform's account at a provider, by whose path a callback came in."""

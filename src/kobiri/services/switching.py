@@ -1,4 +1,7 @@
-"""An operator's switch of each provider, for the whole installation. Roads see it within five seconds."""
+"""An operator's switch of each provider, for the whole installation. Roads see it within five seconds.
+
+Opening, even what is open, clears what each process holds against the provider: circuits, rests, refusals.
+"""
 
 from collections.abc import Collection
 

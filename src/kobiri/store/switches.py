@@ -20,6 +20,11 @@ async def closed(tx: Tx) -> Mapping[str, str]:
     return {row["provider"]: row["reason"] for row in await tx.fetch("SELECT provider, reason FROM closed_providers()")}
 
 
+async def opened(tx: Tx) -> Mapping[str, datetime]:
+    """The providers that an operator opened, and when last. Needs a gate transaction."""
+    return {row["provider"]: row["changed_at"] for row in await tx.fetch("SELECT * FROM opened_providers()")}
+
+
 async def list_all(tx: Tx) -> list[Switch]:
     """Every switch that was ever moved. Needs an operator's transaction."""
     rows = await tx.fetch(
