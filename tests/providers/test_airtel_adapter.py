@@ -343,7 +343,7 @@ async def test_nobody_there_is_not_sent() -> None:
     async with provider_at("http://127.0.0.1:1") as provider:
         for request in REQUESTS:
             assert await send(provider, request) == NotSent("no token: ClientConnectorError ECONNREFUSED")
-        assert await find(provider) == Unknown("no token: ClientConnectorError ECONNREFUSED")
+        assert await find(provider) == Unknown("no token: ClientConnectorError ECONNREFUSED", asked=False)
 
 
 async def test_a_late_first_byte_never_leaves(airtel: Airtel, provider: AirtelProvider) -> None:
@@ -536,7 +536,7 @@ async def test_another_403_is_not_about_the_token(airtel: Airtel, provider: Airt
 async def test_without_a_token_nothing_is_sent(airtel: Airtel, provider: AirtelProvider) -> None:
     airtel.on_token = answer(400, {"error": "invalid_client"})
     assert await send(provider) == NotSent("no token: HTTP 400 invalid_client", outage=False, refused=True)
-    assert await find(provider) == Unknown("no token: HTTP 400 invalid_client", outage=False, refused=True)
+    assert await find(provider) == Unknown("no token: HTTP 400 invalid_client", outage=False, refused=True, asked=False)
     assert await provider.check(within_s=5) == "no token: HTTP 400 invalid_client"
     assert len(airtel.seen) == len(airtel.tokens) == 3
 
@@ -586,6 +586,7 @@ async def test_the_account_is_what_a_provider_is(airtel: Airtel) -> None:
     assert SPEC.operations["refund"].status_query == "none"
     for kind in ("collection", "payout"):
         assert SPEC.operations[kind].dedupes
+        assert not SPEC.operations[kind].repeats, "nobody promises that it holds while the first request is open"
         assert SPEC.operations[kind].status_query == "soft"
     assert SPEC.known_mode("https://openapiuat.airtel.co.zm") == "test"
     assert SPEC.known_mode("https://openapiuat.airtel.africa:443") == "test"

@@ -920,6 +920,7 @@ def test_the_spec_declares_everything(entry: registry.Registration) -> None:
     assert 0 < spec.answer_within_s <= spec.deadline_s
     askable = all(operation.status_query != "none" for operation in spec.operations.values())
     assert not askable or spec.deadline_s == spec.answer_within_s  # longer only where a call is never cut short
+    assert all(operation.dedupes or not operation.repeats for operation in spec.operations.values())
     names = [one.name for one in spec.fields]
     assert len(set(names)) == len(names)
     for one in spec.fields:

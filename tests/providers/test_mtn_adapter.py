@@ -284,7 +284,7 @@ async def test_a_refused_connection_is_not_sent(mtn: Mtn, provider: MtnProvider)
 async def test_nobody_there_is_not_sent() -> None:
     async with provider_at("http://127.0.0.1:1") as provider:
         assert await collect(provider) == NotSent("no token: ClientConnectorError ECONNREFUSED")
-        assert await find(provider) == Unknown("no token: ClientConnectorError ECONNREFUSED")
+        assert await find(provider) == Unknown("no token: ClientConnectorError ECONNREFUSED", asked=False)
 
 
 # --- find ---------------------------------------------------------------------------------------------------
@@ -521,7 +521,7 @@ async def test_without_a_token_nothing_is_sent(
 ) -> None:
     mtn.on_token = answer(status, content)
     assert await collect(provider) == NotSent(reason, outage=not refused, refused=refused)
-    assert await find(provider) == Unknown(reason, outage=not refused, refused=refused)
+    assert await find(provider) == Unknown(reason, outage=not refused, refused=refused, asked=False)
     assert len(mtn.seen) == len(mtn.tokens) == 2
 
 

@@ -138,12 +138,19 @@ def make_spec(
     provider: str = "scripted",
     *,
     dedupes: bool = True,
+    repeats: bool | None = None,
     status_query: Literal["none", "soft", "firm"] = "soft",
     networks: Iterable[str] = ("mtn",),
     kinds: Iterable[Kind] = ("collection",),
     status_reads_per_s: float | None = None,
 ) -> ProviderSpec:
-    operation = Operation(dedupes=dedupes, status_query=status_query, partial=False, needs=())
+    operation = Operation(
+        dedupes=dedupes,
+        repeats=dedupes if repeats is None else repeats,
+        status_query=status_query,
+        partial=False,
+        needs=(),
+    )
     return ProviderSpec(
         id=provider,
         name=provider,

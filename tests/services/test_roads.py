@@ -67,7 +67,7 @@ async def open_circuit(road: Road, operator: Operator) -> None:
     """Let the provider fail until nothing is let through."""
     operator.outcomes.clear()
     operator.outcomes.append(STRANGE)
-    operator.outcomes.extendleft([DOWN] * IN_A_ROW)
+    operator.outcomes.extendleft([Unknown("HTTP 500", retry_after_s=0.0)] * IN_A_ROW)  # not repeated: no time is lost
     operator.finding = DOWN  # of nobody's payment too: so the account is checked
     for _ in range(IN_A_ROW):
         await send(road)
@@ -85,6 +85,7 @@ class Repeated:
     outcome: Outcome
     dedupes: bool
     passes: int
+    repeats: bool | None = None
 
 
 REPEATED = [
@@ -92,9 +93,13 @@ REPEATED = [
     Repeated(AWAY, dedupes=False, passes=PASSES),
     Repeated(OURS, dedupes=True, passes=1),
     Repeated(OURS, dedupes=False, passes=1),
-    Repeated(DOWN, dedupes=True, passes=1),
+    Repeated(DOWN, dedupes=True, passes=PASSES),
     Repeated(DOWN, dedupes=False, passes=1),
+    Repeated(DOWN, dedupes=True, repeats=False, passes=1),  # asked for, and sent again only where it is not found
+    Repeated(AWAY, dedupes=True, repeats=False, passes=PASSES),
     Repeated(STRANGE, dedupes=True, passes=1),
+    Repeated(Unknown("HTTP 503", retry_after_s=1.0), dedupes=True, passes=1),
+    Repeated(Unknown("HTTP 429", outage=False, retry_after_s=1.0), dedupes=True, passes=1),
     Repeated(NO, dedupes=True, passes=1),
     Repeated(Accepted(), dedupes=True, passes=1),
     Repeated(Succeeded(), dedupes=True, passes=1),
@@ -103,7 +108,7 @@ REPEATED = [
 
 async def test_only_what_is_safe_and_of_use_is_repeated_and_three_times_at_most() -> None:
     async def passes(case: Repeated) -> int:
-        operator = Operator(case.outcome, spec=make_spec(dedupes=case.dedupes))
+        operator = Operator(case.outcome, spec=make_spec(dedupes=case.dedupes, repeats=case.repeats))
         async with road_of(operator) as road:
             assert await send(road) == case.outcome
         return len(operator.sent)
@@ -113,7 +118,7 @@ async def test_only_what_is_safe_and_of_use_is_repeated_and_three_times_at_most(
 
 
 async def test_a_repeat_bears_the_same_reference_and_its_outcome_counts() -> None:
-    operator = Operator(AWAY, AWAY, Accepted(calls_back=True))
+    operator = Operator(AWAY, DOWN, Accepted(calls_back=True))
     async with road_of(operator) as road:
         asked = order()
         assert await road.send(asked, within_s=10, first_byte_before=17.5) == Accepted(calls_back=True)
@@ -177,6 +182,27 @@ async def test_repeats_stay_a_tenth_of_the_calls_beside_what_a_rested_budget_hol
             operator.outcomes.append(Accepted())
     repeats = len(operator.sent) - calls
     assert calls / 10 + BUDGET_FULL - 2 <= repeats <= calls / 10 + BUDGET_FULL
+
+
+@pytest.mark.parametrize(
+    ("said", "means"),
+    [
+        ((DOWN, NO), Unknown("repeat refused: NOT_ALLOWED", outage=False)),
+        ((DOWN, OURS), Unknown(OURS.reason, outage=False)),
+        ((DOWN, AWAY), Unknown(AWAY.reason)),
+        ((AWAY, DOWN, NO), Unknown("repeat refused: NOT_ALLOWED", outage=False)),
+        ((DOWN, AWAY, NO), Unknown("repeat refused: NOT_ALLOWED", outage=False)),
+        ((DOWN, Accepted()), Accepted()),
+        ((DOWN, Succeeded("4711")), Succeeded("4711")),
+        ((AWAY, NO), NO),
+        ((AWAY, OURS), OURS),
+    ],
+)
+async def test_once_a_pass_may_have_arrived_no_later_refusal_settles_anything(
+    said: tuple[Outcome, ...], means: Outcome
+) -> None:
+    async with road_of(Operator(*said)) as road:
+        assert await send(road) == means
 
 
 async def test_where_nobody_can_ask_nothing_is_repeated_and_the_doubt_says_so() -> None:
@@ -330,7 +356,7 @@ async def test_a_half_open_circuit_lets_one_call_through_at_a_time_and_closes_wh
 async def test_a_half_open_circuit_opens_again_when_its_one_call_failed() -> None:
     operator = Operator()
     async with half_open(operator) as road:
-        operator.outcomes.extendleft([DOWN])
+        operator.outcomes.extendleft([Unknown("HTTP 500", retry_after_s=0.0)])
         await send(road)
         assert road.closed_because("collection") == "its circuit is open"
         assert await send(road) == CIRCUIT_OPEN
@@ -404,7 +430,7 @@ def pay_out(reference: ProviderReference | None = None) -> Payout:
 
 @pytest.mark.parametrize(("said", "because"), PLAIN)
 async def test_what_is_said_to_two_payers_closes_new_payments_and_no_question(said: Unknown, because: str) -> None:
-    operator = Operator(said, spec=make_spec(dedupes=False))
+    operator = Operator(said)
     async with road_of(operator, Clock()) as road:
         await send(road)
         assert road.closed_because("collection") is None, "it may be about that payer alone"
@@ -470,7 +496,7 @@ async def test_each_kind_of_movement_has_circuits_of_its_own() -> None:
 
 
 async def test_a_circuit_is_probed_by_the_product_of_its_own_calls() -> None:
-    clock, operator = Clock(), Operator(Unknown("HTTP 500"), finds=DOWN, spec=BOTH)
+    clock, operator = Clock(), Operator(Unknown("HTTP 500", retry_after_s=0.0), finds=DOWN, spec=BOTH)
     async with road_of(operator, clock) as road:
         for _ in range(IN_A_ROW):
             await send(road)

@@ -106,6 +106,17 @@ Outcome = Accepted | Succeeded | Declined | NotSent | Unknown
 Finding = Accepted | Succeeded | Declined | NotFound | Unknown
 
 
+def after_doubt(again: Outcome) -> Outcome:
+    """What a repeat's outcome means when an earlier pass may have arrived: its refusal says nothing about that one."""
+    match again:
+        case Declined():
+            return Unknown(f"repeat refused: {again.provider_code}", outage=False)
+        case NotSent():
+            return Unknown(again.reason, outage=again.outage, refused=again.refused)
+        case _:
+            return again
+
+
 class Source(StrEnum):
     """Who brought the word."""
 

@@ -21,13 +21,15 @@ from kobiri.domain.payment import Kind, Mode
 class Operation:
     """What a provider can do with one kind of movement. No field has a default: each is a declaration.
 
-    `dedupes`: a second request with the same reference of ours moves nothing.
+    `dedupes`: a second request with the same reference of ours moves nothing. `repeats`: not even one that follows at
+    once, while the first may still be open; only where the provider promises it.
     `status_query`: "none", "soft" (a not-found may still turn into a found), or "firm".
     `partial`: a part of the amount may be moved (refunds; the others always move what is asked).
     `needs`: optional fields that an account must have for it.
     """
 
     dedupes: bool
+    repeats: bool
     status_query: Literal["none", "soft", "firm"]
     partial: bool
     needs: tuple[str, ...]

@@ -15,7 +15,7 @@ from kobiri.domain.allowance import Pace, RetryBudget
 from kobiri.domain.breaker import OPEN_S, Breaker, State, Trouble
 from kobiri.domain.ids import AccountId, ProviderReference, new_provider_reference
 from kobiri.domain.money import LARGEST_MINOR
-from kobiri.domain.outcome import Finding, NotSent, Outcome, Unknown
+from kobiri.domain.outcome import Finding, NotSent, Outcome, Unknown, after_doubt
 from kobiri.domain.payment import Kind
 from kobiri.providers.base import (
     Account,
@@ -123,7 +123,7 @@ class Road:
             return NotSent(breaker.because, outage=False)
         began, outcome = self._clock(), None
         try:
-            outcome = await self._send(request, began + within_s, first_byte_before)
+            outcome = await self._send(request, operation, began + within_s, first_byte_before)
         finally:
             # Where the payer is awaited inside of the call, its silence says nothing about the provider.
             waited_in_vain = operation.status_query == "none" and self._clock() - began >= within_s - 0.5
@@ -166,20 +166,29 @@ class Road:
         await asyncio.gather(*self._probes, return_exceptions=True)
         await self.provider.close()
 
-    async def _send(self, request: Request, ends_at: float, first_byte_before: float | None) -> Outcome:
-        """One call, and its repeats where no byte of it left: what may have arrived is asked for, never sent again."""
+    async def _send(
+        self, request: Request, operation: Operation, ends_at: float, first_byte_before: float | None
+    ) -> Outcome:
+        """One call and its repeats. Once a pass may have arrived, a later one's refusal settles nothing."""
         self._budget.earn()
+        began = self._clock()
+        outcome = await self.provider.send(
+            request, within_s=ends_at - self._clock(), first_byte_before=first_byte_before
+        )
+        in_doubt = isinstance(outcome, Unknown)
         repeats = 0
-        while True:
-            began = self._clock()
-            outcome = await self.provider.send(request, within_s=ends_at - began, first_byte_before=first_byte_before)
-            # Who needed a second to find no connection leaves the time that is left to another road.
-            of_use = isinstance(outcome, NotSent) and outcome.outage and self._clock() - began < SENSE_IN_REPEATING_S
-            delay_s = schedule.quick_delay_s(repeats, random.random()) if of_use else None
+        while _may_repeat(outcome, operation, self._clock() - began):
+            delay_s = schedule.quick_delay_s(repeats, random.random())
             if delay_s is None or ends_at - self._clock() < delay_s + SENSE_IN_REPEATING_S or not self._budget.spend():
-                return outcome
+                break
             await asyncio.sleep(delay_s)
-            repeats += 1
+            repeats, began = repeats + 1, self._clock()
+            again = await self.provider.send(
+                request, within_s=ends_at - self._clock(), first_byte_before=first_byte_before
+            )
+            outcome = after_doubt(again) if in_doubt else again
+            in_doubt = in_doubt or isinstance(again, Unknown)
+        return outcome
 
     def _count(self, call: Call, turn: int, said: Outcome | Finding | None, *, about: Hashable) -> None:
         """Tell the breaker how a call went that began in this turn of it, and whose it was."""
@@ -191,7 +200,7 @@ class Road:
                 now,
                 random.random(),
                 turn,
-                about=about if isinstance(said, Unknown) else None,
+                about=about if isinstance(said, Unknown) and said.asked else None,
                 trouble=trouble,
                 rest_s=_rest_s(said),
             )
@@ -258,6 +267,20 @@ class Road:
             # What is said of a payment that nobody can know may look like an outage: then the key decides.
         told = await self.provider.check(kind, within_s=CHECK_WITHIN_S)
         return None if told is None else Unknown(told)
+
+
+def _may_repeat(outcome: Outcome, operation: Operation, took_s: float) -> bool:
+    """What surely did not leave, or what the provider recognises by our reference; and only where it may help.
+
+    Who needed a second to find no connection leaves the time that is left to another road.
+    """
+    match outcome:
+        case NotSent():
+            return outcome.outage and took_s < SENSE_IN_REPEATING_S
+        case Unknown():
+            return outcome.outage and operation.repeats and outcome.retry_after_s is None
+        case _:
+            return False
 
 
 def _trouble(said: Outcome | Finding | None) -> Trouble | None:

@@ -43,10 +43,10 @@ SPEC = ProviderSpec(
     ),
     networks=frozenset({"airtel"}),
     operations={
-        "collection": Operation(dedupes=True, status_query="soft", partial=False, needs=()),
-        "payout": Operation(dedupes=True, status_query="soft", partial=False, needs=("pin",)),
+        "collection": Operation(dedupes=True, repeats=False, status_query="soft", partial=False, needs=()),
+        "payout": Operation(dedupes=True, repeats=False, status_query="soft", partial=False, needs=("pin",)),
         # No id of ours: README 4 [D2]
-        "refund": Operation(dedupes=False, status_query="none", partial=False, needs=()),
+        "refund": Operation(dedupes=False, repeats=False, status_query="none", partial=False, needs=()),
     },
     signs_callbacks=True,
     fields=(

@@ -41,9 +41,9 @@ SPEC = ProviderSpec(
     ),
     networks=frozenset({"mtn"}),
     operations={
-        "collection": Operation(dedupes=True, status_query="soft", partial=False, needs=()),
-        "payout": Operation(dedupes=True, status_query="soft", partial=False, needs=DISBURSEMENT),
-        "refund": Operation(dedupes=True, status_query="soft", partial=True, needs=DISBURSEMENT),
+        "collection": Operation(dedupes=True, repeats=True, status_query="soft", partial=False, needs=()),
+        "payout": Operation(dedupes=True, repeats=True, status_query="soft", partial=False, needs=DISBURSEMENT),
+        "refund": Operation(dedupes=True, repeats=True, status_query="soft", partial=True, needs=DISBURSEMENT),
     },
     signs_callbacks=False,
     fields=(

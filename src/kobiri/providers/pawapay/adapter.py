@@ -30,9 +30,9 @@ SPEC = ProviderSpec(
     known_mode=mode_by_host(test=("api.sandbox.pawapay.io",), live=("api.pawapay.io",)),
     networks=frozenset(wire.PROVIDERS),
     operations={
-        "collection": Operation(dedupes=True, status_query="firm", partial=False, needs=()),
-        "payout": Operation(dedupes=True, status_query="firm", partial=False, needs=()),
-        "refund": Operation(dedupes=True, status_query="firm", partial=True, needs=()),  # README 2 [D]
+        "collection": Operation(dedupes=True, repeats=True, status_query="firm", partial=False, needs=()),
+        "payout": Operation(dedupes=True, repeats=True, status_query="firm", partial=False, needs=()),
+        "refund": Operation(dedupes=True, repeats=True, status_query="firm", partial=True, needs=()),  # README 2 [D]
     },
     signs_callbacks=True,
     fields=(

@@ -36,8 +36,10 @@ SPEC = ProviderSpec(
     known_mode=lambda url: "live" if "zampayrestprod" in url.lower() else None,  # ZampayRest may be either: README 5
     networks=frozenset({"zamtel"}),
     operations={
-        "collection": Operation(dedupes=False, status_query="none", partial=False, needs=()),
-        "payout": Operation(dedupes=False, status_query="none", partial=False, needs=("identifier", "credential")),
+        "collection": Operation(dedupes=False, repeats=False, status_query="none", partial=False, needs=()),
+        "payout": Operation(
+            dedupes=False, repeats=False, status_query="none", partial=False, needs=("identifier", "credential")
+        ),
     },
     signs_callbacks=False,
     fields=(
