@@ -11,6 +11,7 @@ def demo(json: Json = False) -> None:
     """Run everything here: database, simulators, API, worker, a demo tenant and one payment; Ctrl-C stops it all.
 
     Ports come from PORT and SIMULATOR_PORT, data goes to KOBIRI_HOME (.kobiri); demo.json there says how to reach it.
+    Nothing outside this machine is called: with an account, a database or an address elsewhere it does not start.
 
     Example: PORT=8080 SIMULATOR_PORT=8081 KOBIRI_HOME=/tmp/kobiri kobiri demo
     """
