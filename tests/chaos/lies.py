@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-LIES_EVERY_S, UNWELL_EVERY_S = 0.5, 5.0
+LIES_EVERY_S, UNWELL_EVERY_S = 0.25, 5.0
 
 Fault = dict[str, Any]
 Draw = Callable[[random.Random], Fault]
@@ -84,13 +84,15 @@ TO_EVERYBODY: Mapping[str, Draw] = {
 }
 
 
-def unwell(dice: random.Random, providers: Sequence[str]) -> frozenset[str]:
-    """Who refuses everybody at times: one or two of them, never all."""
-    return frozenset(dice.sample(sorted(providers), min(dice.randint(1, 2), len(providers) - 1)))
+def unwell(dice: random.Random, providers: Sequence[str], others: Sequence[str]) -> frozenset[str]:
+    """Who refuses everybody at times: one of those that payments come to first, and at times one of the others."""
+    also = dice.sample(sorted(others), 1) if others and dice.random() < 0.5 else []
+    return frozenset([dice.choice(sorted(providers)), *also])
 
 
 def about_a_payment(dice: random.Random, provider: str, *, askable: bool) -> Fault:
-    name = dice.choice([*ABOUT_A_PAYMENT])
+    # Where a callback is believed, nobody asks for a status: some must be lost.
+    name = dice.choice([*ABOUT_A_PAYMENT, "lost", "lost", "lost"])
     fault = {"kind": name.partition(" ")[0], "provider": provider, "times": dice.randint(1, 3)}
     fault |= ABOUT_A_PAYMENT[name](dice)
     if fault["kind"] == "queued" and not askable:

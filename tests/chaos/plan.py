@@ -115,7 +115,9 @@ def make(seed: int, seconds: float, providers: Sequence[Traits], *, lying: bool 
     """`lying`: providers say what is not so, and nobody is killed; else they may be slow, lose and repeat."""
     dice = random.Random(seed)
     networks = {network for each in providers for network in each.networks}
-    unwell = lies.unwell(dice, [each.provider for each in providers]) if lying else None
+    first = [each.provider for each in providers if len(each.networks) == 1]
+    others = [each.provider for each in providers if len(each.networks) != 1]
+    unwell = lies.unwell(dice, first, others) if lying else None
     drawn = _said(dice, seconds, providers, unwell) if unwell is not None else _broken(dice, seconds, providers)
     steps = (
         step if isinstance(step, Kill | Cut) else replace(step, lasts_s=min(step.lasts_s, seconds - step.at_s))
