@@ -85,7 +85,7 @@ WRONG = {
     "another status": (EXPLAINED, replace(WELL, histories={ID: HISTORY[:1]})),
     "a review out of nowhere": (EXPLAINED, with_row(review="contradicted")),
     "a lease at rest": (LEASED, with_row(lease_token="token")),
-    "due and final": (LEASED, with_row(next_run_at=NOW)),
+    "open and never due": (LEASED, with_row(status="TIMEOUT")),
     "another tenant's row": (TENANT, replace(WELL, strangers=[("attempts", ID)])),
 }
 

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import asyncpg
 import pytest
@@ -16,7 +17,7 @@ from kobiri.domain.outcome import Accepted, Declined, FailureCode, Outcome, Sour
 from kobiri.domain.payment import Change, EventDraft, Payment, Review, Status, transition
 from kobiri.store import idempotency, payments
 from kobiri.store.db import Database, LockTimeout
-from kobiri.store.payments import Answer, Filter
+from kobiri.store.payments import Answer, Claim, Filter
 from tests.conftest import TestDatabase
 from tests.store.builders import AUTHOR, MINUTE, get, insert, insert_once, lock_awaited, make_payment, make_tenant
 
@@ -390,26 +391,94 @@ async def test_a_hint_makes_the_next_check_due(db: Database, database: TestDatab
     assert (await get(db, payment)).payment.version == payment.version
 
 
+async def row(database: TestDatabase, payment: Payment) -> Any:
+    """The row with how long it is until it is due, in seconds."""
+    sql = "SELECT *, extract(epoch FROM next_run_at - now())::float AS due_in FROM payments WHERE id = $1"
+    return (await database.fetch(sql, payment.id))[0]
+
+
 async def test_a_hint_does_not_cut_a_lease_short(db: Database) -> None:
     payment = await insert(db, make_payment(await make_tenant(db)))
     assert not await hint(db, payment)
     assert (await get(db, payment)).payment == payment
 
 
+async def claim(db: Database) -> list[Claim]:
+    async with db.worker_transaction() as tx:
+        return await payments.claim(tx, 10, 60)
+
+
+async def test_a_hint_that_comes_while_somebody_asks_is_kept(db: Database, database: TestDatabase) -> None:
+    """The answer that is on its way may be older: also where it is a final one."""
+    for outcome, is_final in ((Accepted(), False), (Succeeded("theirs-1"), True)):
+        payment = await waiting(db, database)
+        await hint(db, payment)
+        assert len(await claim(db)) == 1
+        held = (await get(db, payment)).payment
+        await hint(db, payment)  # five seconds after the first one, at the earliest
+        assert (await get(db, payment)).payment == held
+        assert await write(db, held, change_of(held, outcome, Source.CHECK))
+        after = await row(database, payment)
+        assert (after["completed_at"] is not None, after["lease_token"]) == (is_final, None)
+        assert 3 < after["due_in"] <= 5
+        await database.fetch("UPDATE payments SET next_run_at = now() WHERE id = $1", payment.id)
+        assert len(await claim(db)) == 1
+        held = (await get(db, payment)).payment
+        assert await write(db, held, change_of(held, outcome, Source.CHECK))
+        after = await row(database, payment)
+        assert after["due_in"] is None if is_final else after["due_in"] <= 15, "it is answered now"
+        await database.fetch("DELETE FROM idempotency_keys")
+
+
 async def test_hints_count_once_in_five_seconds(db: Database, database: TestDatabase) -> None:
     payment = await waiting(db, database)
-    for hinted_ago, due in (("0 s", False), ("4 s", False), ("6 s", True)):
+    for hinted_ago, due_in in ((0, 5), (4, 1), (6, 0)):
         await database.fetch(
-            f"UPDATE payments SET next_run_at = now() + interval '1 h', hinted_at = now() - interval '{hinted_ago}'"
+            "UPDATE payments SET next_run_at = now() + interval '1 h', hinted = false,"
+            f" hinted_at = now() - interval '{hinted_ago} s'"
         )
-        assert await hint(db, payment) is due, hinted_ago
+        for _ in range(3):
+            await hint(db, payment)
+        assert (await row(database, payment))["due_in"] == pytest.approx(due_in, abs=0.9), hinted_ago
 
 
-async def test_a_hint_does_not_wake_what_is_final(db: Database) -> None:
+async def test_hints_about_what_is_final_cause_fewer_and_fewer_questions_and_are_never_lost(
+    db: Database, database: TestDatabase
+) -> None:
+    """A stranger hints without end: eleven questions on the first day, one on each day after it."""
     payment = await insert(db, make_payment(await make_tenant(db), lease_token=None))
     assert await write(db, payment, change_of(payment, Succeeded("theirs-1")))
-    assert not await hint(db, payment)
-    assert (await get(db, payment)).payment.next_run_at is None
+    await database.fetch("UPDATE payments SET hinted_at = now() - interval '1 minute'")
+    assert await hint(db, payment)
+    assert (await get(db, payment)).payment.version == payment.version + 1
+    for checks in range(14):
+        assert len(await claim(db)) == 1
+        held = (await get(db, payment)).payment
+        await database.fetch("UPDATE payments SET hinted_at = now(), checks = $1", checks)
+        assert await write(db, held, Change(replace(held, checks=checks, next_run_at=None, lease_token=None)))
+        assert (await row(database, payment))["due_in"] is None
+        for _ in range(3):
+            assert not await hint(db, payment)
+        due_in = (await row(database, payment))["due_in"]
+        assert due_in == pytest.approx(min(60 * 2**checks, 86_400), abs=5)
+        await database.fetch("UPDATE payments SET next_run_at = now()")
+
+
+async def test_who_does_not_hold_a_final_payment_ends_no_question_about_it(
+    db: Database, database: TestDatabase
+) -> None:
+    payment = await insert(db, make_payment(await make_tenant(db), lease_token=None))
+    assert await write(db, payment, change_of(payment, Declined(FailureCode.PAYER_DECLINED)))
+    failed = (await get(db, payment)).payment
+    assert await hint(db, payment)
+    # Somebody who read the payment before that hint writes: a statement's line, a person who has seen it.
+    assert await write(db, failed, Change(replace(failed, review=Review.CONTRADICTED)))
+    assert (await row(database, payment))["due_in"] <= 0
+    [claimed] = await claim(db)
+    stale = (await get(db, payment)).payment
+    assert await write(db, replace(stale, lease_token=None), Change(replace(stale, review=None, next_run_at=None)))
+    after = await row(database, payment)
+    assert (str(after["lease_token"]), after["due_in"] > 50) == (claimed.lease_token, True)
 
 
 # --- lists ----------------------------------------------------------------------------------------------------------
@@ -457,7 +526,6 @@ async def test_a_list_shows_what_all_conditions_allow(db: Database) -> None:
         "status = 'DONE'",
         "status = 'FAILED'",  # without saying why
         "failure_code = 'payer_declined'",  # and not failed
-        "status = 'SUCCESSFUL'",  # and still on the schedule
         "next_run_at = NULL",  # not final, and nobody would ever look again
     ],
 )

@@ -32,6 +32,7 @@ NOT_TENANT_LEADING = {
     "arrivals_transaction": "the same, for money in suspense",
     "proposals_accepted": "a statement's line settles one payment, whosever",
     "payments_due": "due work: a tenant-leading claim over 300,000 waiting rows took 12 ms, this one 0.08",
+    "attempts_due": "the same, for the questions about roads that were left",
     "idempotency_keys_expiry": "key expiry: the purge goes through all tenants",
     "alembic_version_pkc": "not a tenant's data",
 }
@@ -48,6 +49,7 @@ DEFINER_FUNCTIONS = {
     "hold_settled_transaction()": "kobiri_api",
     "hold_arrived_transaction()": "kobiri_api",
     "claim_payments(integer,double precision)": "kobiri_worker",
+    "claim_attempts(integer,double precision)": "kobiri_worker",
     "seal_events(integer)": "kobiri_worker",
     "purge_idempotency_keys(integer)": "kobiri_worker",
     "purge_callbacks(interval,integer)": "kobiri_worker",

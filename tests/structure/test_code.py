@@ -225,6 +225,7 @@ SEES_ALL_TENANTS = {
     "accounts.set_enabled": "operator",
     "accounts.wrapped_otherwise": "operator: a new master key is for all",
     "callbacks.purge": "worker",
+    "attempts.claim": "worker",
     "events.seal": "worker",
     "idempotency.purge": "worker",
     "payments.claim": "worker",

@@ -16,11 +16,13 @@ from kobiri.domain.msisdn import Msisdn
 from kobiri.providers import registry
 from kobiri.providers.base import Account, ProviderSpec
 from kobiri.providers.mtn.adapter import SPEC, MtnProvider
+from kobiri.services import checking
 from kobiri.services.roads import Road
 from kobiri.services.routing import REMEMBER_S, Roads
 from kobiri.simulator import app as simulator_app
 from kobiri.simulator.stage import SimulatorSettings
-from kobiri.store import switches
+from kobiri.store import attempts, switches
+from kobiri.store.attempts import EarlierRoad
 from tests.api.steps import (
     SECRET,
     age,
@@ -79,6 +81,11 @@ class Two:
         sql = "SELECT data::text FROM events WHERE type = 'payment.rerouted'"
         found: dict[str, Any] = httpx.Response(200, text=await self.api.database.value(sql)).json()
         return found
+
+    async def claim_earlier(self) -> list[EarlierRoad]:
+        """What the worker claims that asks about roads that were left."""
+        async with gateway(self.api).db.worker_transaction() as tx:
+            return await attempts.claim(tx, 10, 60)
 
     async def switch_off(self, provider: str) -> None:
         """An operator's switch, once the gateway has read it."""
@@ -414,7 +421,7 @@ async def test_a_callback_for_the_road_that_was_left_settles_nothing_and_makes_u
     payment, old = await rerouted_and_waiting(two)
     answer = await post_callback(two.api, callback(old))
     assert answer.status_code == 200
-    await eventually(lambda: at_rest(two))
+    await checking.ask_earlier_roads(gateway(two.api))
     questions = await two.simulator.requests(provider="mtn", path=old["provider_reference"])
     assert [r["answered"] for r in questions] == [404]
     after = await read(two.api, payment["id"])
@@ -438,7 +445,7 @@ async def test_a_road_that_knows_what_it_was_never_sent_gives_the_payment_to_a_p
 
     await eventually(settled_there)
     assert (await post_callback(two.api, callback(old))).status_code == 200
-    await eventually(lambda: at_rest(two))
+    await checking.ask_earlier_roads(gateway(two.api))
     after = await read(two.api, payment["id"])
     assert after["status"] == "PENDING", "the road that was taken says how it ends"
     told = await history(two.api, payment["id"])
@@ -449,6 +456,51 @@ async def test_a_road_that_knows_what_it_was_never_sent_gives_the_payment_to_a_p
         assert after["review"] == "mismatched"
         assert told.count("payment.mismatched") == 1
         await post_callback(two.api, callback(old, financialTransactionId="again"))
-        await eventually(lambda: at_rest(two))
+        await checking.ask_earlier_roads(gateway(two.api))
         assert (await history(two.api, payment["id"])).count("payment.mismatched") == 1
-    assert await ledger(two.api, payment["id"]) == {}
+    assert await ledger(two.api, payment["id"]) == ({"provider:mtn": 1_000, "suspense": -1_000} if pays else {})
+
+
+async def test_callbacks_for_the_road_that_was_left_cause_few_questions_and_none_is_lost(two: Two) -> None:
+    payment, old = await rerouted_and_waiting(two)
+    asked = order(reference=ProviderReference(old["provider_reference"]))
+    await two.simulator.fault(kind="error_before", operation="status", status=503)
+
+    async def questions() -> int:
+        return len(await two.simulator.requests(provider="mtn", path=old["provider_reference"]))
+
+    async def due_in() -> float | None:
+        sql = "SELECT extract(epoch FROM next_run_at - now())::float FROM attempts"
+        seconds: float | None = await two.api.database.value(sql)
+        return seconds
+
+    async def asks() -> int:
+        return await checking.ask_earlier_roads(gateway(two.api))
+
+    for n in range(20):
+        assert (await post_callback(two.api, callback(old, n=n))).status_code == 200
+        await asks()
+    assert await questions() == 1
+    seconds = await due_in()
+    assert seconds is not None
+    assert 5 < seconds <= 12, "it had no answer, so it is asked again, whoever posts what"
+    await two.api.database.fetch("UPDATE attempts SET next_run_at = now()")
+    (claim,) = await two.claim_earlier()  # the process that asks dies
+    assert await asks() == 0
+    await post_callback(two.api, callback(old))
+    await two.simulator.clear_faults()
+    await two.first.provider.send(asked, within_s=5, first_byte_before=None)
+    await two.api.database.fetch("UPDATE attempts SET next_run_at = now()")
+    assert await asks() == 1
+    assert (await read(two.api, payment["id"]))["review"] == "mismatched"
+    assert (await questions(), await due_in()) == (2, None)
+    await post_callback(two.api, callback(old, n=99))
+    seconds = await due_in()
+    assert seconds is not None
+    assert 10 < seconds <= 20, "answered, and asked again later and later"
+    await two.api.database.fetch("UPDATE attempts SET next_run_at = now()")
+    (claim,) = await two.claim_earlier()
+    await post_callback(two.api, callback(old, n=100))  # while somebody asks: the answer may be older
+    async with gateway(two.api).db.tenant_transaction(claim.tenant_id) as tx:
+        await attempts.answered(tx, claim, 2, None)
+    assert await due_in() is not None

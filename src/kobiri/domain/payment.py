@@ -34,6 +34,7 @@ SEND_MARGIN = timedelta(minutes=1)  # a provider may queue what it was sent for 
 # So many not-founds over so much time, counted from the end of the last possible send, mean that nothing arrived.
 SOFT_PROOF = (3, timedelta(minutes=10))
 FIRM_PROOF = (2, timedelta(minutes=3))
+UNSETTLED_QUESTIONS = 6  # so many about a final payment without a firm word: a person must look
 REVIEW_AFTER = timedelta(hours=1)  # an outcome unknown for so long is given to a person
 
 
@@ -46,6 +47,11 @@ class Status(StrEnum):
 
 
 FINAL = frozenset({Status.SUCCESSFUL, Status.FAILED, Status.REVERSED})
+
+# These words are ours: the provider itself never said that no money would move.
+OUR_OWN_FAILURES = frozenset(
+    {FailureCode.NOT_RECEIVED, FailureCode.PROVIDER_UNAVAILABLE, FailureCode.RESOLVED_BY_OPERATOR}
+)
 
 Mode = Literal["live", "test"]
 Kind = Literal["collection", "payout", "refund"]
@@ -173,7 +179,7 @@ def transition(  # noqa: PLR0911  # one return for each word that a provider may
     (for Source.SEND; the payment may have gone on to another since).
     """
     if payment.is_final:
-        return _contradict(payment, outcome, source)
+        return _after_the_end(payment, outcome, source, now, jitter)
     answers_this_attempt = source is Source.SEND and attempt == payment.attempt
     match outcome:
         case Succeeded():
@@ -202,7 +208,7 @@ class Step(StrEnum):
 
 def next_step(payment: Payment, now: datetime) -> Step:
     """Send what surely was not sent while it is wanted; ask about everything else."""
-    if not payment.surely_unsent:
+    if payment.is_final or not payment.surely_unsent:
         return Step.ASK
     return Step.SEND if now < payment.send_before else Step.GIVE_UP
 
@@ -261,7 +267,9 @@ def unless_booked(payment: Payment, change: Change, booked: Sequence[Arrival]) -
     if arrival is None:
         return change
     if ledger.is_booked(arrival, booked):
-        return None if change.after.status is payment.status else replace(change, movement=None)
+        if change.after.status is not payment.status:
+            return replace(change, movement=None)
+        return _end_question(payment) if change.after.next_run_at is None else None
     before = sum(other.money.minor for other in booked if other.money.currency == arrival.money.currency)
     received = Money(before + arrival.money.minor, arrival.money.currency)
     return replace(change, after=replace(change.after, received=received))
@@ -272,7 +280,9 @@ def anothers_money(payment: Payment, outcome: Succeeded, source: Source, now: da
     detail = "its transaction id belongs to another payment"
     if not payment.is_final:
         return _quarantine(payment, detail, outcome, None, source, now, jitter)
-    return None if payment.review is Review.CONTRADICTED else _contradicted(payment, detail, source, outcome)
+    known = payment.review is Review.CONTRADICTED
+    change = None if known else _contradicted(payment, detail, source, outcome)
+    return _end_question(payment, change) if source is Source.CHECK else change
 
 
 def resolved(payment: Payment, outcome: Outcome, reason: str, now: datetime, jitter: float) -> Change | None:
@@ -288,7 +298,8 @@ def seen(payment: Payment, reason: str) -> Change | None:
     if payment.review is None or not payment.is_final:
         return None
     event = EventDraft("payment.review_closed", {"review": payment.review, "reason": reason})
-    return Change(replace(payment, review=None, version=payment.version + 1), (event,))
+    after = replace(payment, review=None, next_run_at=None, lease_token=None, version=payment.version + 1)
+    return Change(after, (event,))
 
 
 def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime, jitter: float) -> Change | None:
@@ -303,6 +314,7 @@ def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime
         received=None,
         review=_review_after(payment, source),
         completed_at=now,
+        checks=0,
         next_run_at=None,
         lease_token=None,
         version=payment.version + 1,
@@ -341,6 +353,7 @@ def _fail(payment: Payment, code: FailureCode, provider_code: str | None, source
         received=None,
         review=_review_after(payment, source),
         completed_at=now,
+        checks=0,
         next_run_at=None,
         lease_token=None,
         version=payment.version + 1,
@@ -547,6 +560,72 @@ def _evidence(said: Succeeded) -> dict[str, str]:
 def _acknowledged(payment: Payment, now: datetime) -> Payment:
     """The provider knows the reference: that it is not found afterwards would be no proof of anything."""
     return replace(payment, accepted_at=payment.accepted_at or now, not_founds=0, first_not_found_at=None)
+
+
+def says_otherwise(payment: Payment, said: Accepted | Succeeded | Declined) -> bool:
+    """Whether somebody's word is against a final status, so that the provider must be asked once more."""
+    match payment.status:
+        case Status.SUCCESSFUL:
+            return isinstance(said, Declined) or (isinstance(said, Succeeded) and not agrees(payment, said))
+        case Status.FAILED:
+            return not isinstance(said, Declined)
+        case _:
+            return False
+
+
+def raises_doubt(payment: Payment, outcome: Outcome | Finding, source: Source) -> bool:
+    """Whether a word that came unasked shows that money may still move for a payment that is failed."""
+    if payment.status is not Status.FAILED or source not in (Source.SEND, Source.CALLBACK):
+        return False
+    return isinstance(outcome, Accepted) or (isinstance(outcome, Unknown) and outcome.askable)
+
+
+def _after_the_end(
+    payment: Payment, outcome: Outcome | Finding, source: Source, now: datetime, jitter: float
+) -> Change | None:
+    """What is said about a final payment: it changes no status, and is never lost."""
+    change = _contradict(payment, outcome, source)
+    if change is None and isinstance(outcome, Accepted) and source in (Source.SEND, Source.CHECK, Source.CALLBACK):
+        change = _deny(payment)
+    if source is not Source.CHECK:
+        return change
+    if isinstance(outcome, Accepted | Unknown) and payment.status is not Status.REVERSED:
+        after = change.after if change else replace(payment, version=payment.version + 1)
+        return _ask_on(after, change.events if change else (), outcome, now, jitter)
+    if change is None and payment.review is Review.UNRESOLVED and not isinstance(outcome, NotFound):
+        change = Change(replace(payment, review=None, version=payment.version + 1))  # it agrees: nobody need look
+    return _end_question(payment, change)
+
+
+def _end_question(payment: Payment, change: Change | None = None) -> Change | None:
+    """The question about a final payment has its answer, which causes `change`."""
+    if change is None and payment.next_run_at is None:
+        return None
+    after = change.after if change else replace(payment, version=payment.version + 1)
+    after = replace(after, next_run_at=None, lease_token=None)
+    return replace(change, after=after) if change else Change(after)
+
+
+def _deny(payment: Payment) -> Change | None:
+    """The provider has what we, and not it, declared failed: a person looks, whatever comes of it."""
+    if payment.failure_code not in OUR_OWN_FAILURES or payment.review is not None:
+        return None
+    event = EventDraft("payment.review_needed", {"reason": Review.UNRESOLVED})
+    after = replace(payment, review=Review.UNRESOLVED, version=payment.version + 1)
+    return Change(after, (event,), keeps_schedule=True)
+
+
+def _ask_on(
+    after: Payment, events: tuple[EventDraft, ...], outcome: Accepted | Unknown, now: datetime, jitter: float
+) -> Change:
+    """No firm word yet about a final payment: the question stays, slower each time; in the end a person looks too."""
+    asked = not isinstance(outcome, Unknown) or outcome.asked
+    delay = schedule.recheck_delay(after.checks, jitter) if asked else schedule.unasked_delay(jitter)
+    after = replace(after, checks=after.checks + asked, next_run_at=now + delay, lease_token=None)
+    if after.checks >= UNSETTLED_QUESTIONS and after.review is None:
+        after = replace(after, review=Review.UNRESOLVED)
+        events += (EventDraft("payment.review_needed", {"reason": Review.UNRESOLVED}),)
+    return Change(after, events)
 
 
 def _contradict(payment: Payment, outcome: Outcome | Finding, source: Source) -> Change | None:

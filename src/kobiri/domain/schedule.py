@@ -16,6 +16,12 @@ SEND_DELAYS_S = (1, 2, 4, 8, 15)
 # Inside of one call, while the client waits: for what may safely be repeated.
 QUICK_DELAYS_S = (0.1, 0.2, 0.4)
 
+# About a final payment: only a hint, or a word of the provider against it, makes us ask at all.
+RECHECK_DELAYS_S = (60, 120, 300, 600, 1200, 3600)
+
+# About a road that was left unsent, of which somebody speaks.
+EARLIER_DELAYS_S = (10, 20, 30, 60, 120, 300, 600, 1800, 3600)
+
 # A question that never left costs the provider nothing: it is due again soon, and still no storm on our side.
 UNASKED_S = 15
 
@@ -35,6 +41,16 @@ def check_delay(checks: int, jitter: float, *, acknowledged: bool, calls_back: b
 def quick_delay_s(repeats: int, jitter: float) -> float | None:
     """How long to wait before repeating a call after `repeats` of them, in seconds; None: not once more."""
     return QUICK_DELAYS_S[repeats] * (0.8 + 0.4 * jitter) if repeats < len(QUICK_DELAYS_S) else None
+
+
+def recheck_delay(checks: int, jitter: float) -> timedelta:
+    """When to ask once more about a final payment, after `checks` questions without a firm word."""
+    return _jittered(RECHECK_DELAYS_S, checks, jitter)
+
+
+def earlier_delay(checks: int, jitter: float) -> timedelta:
+    """When to ask once more about a road that was left, after `checks` questions without an answer."""
+    return _jittered(EARLIER_DELAYS_S, checks, jitter)
 
 
 def unasked_delay(jitter: float) -> timedelta:

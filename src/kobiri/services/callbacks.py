@@ -5,9 +5,9 @@ import time
 import structlog
 
 from kobiri.domain.errors import NotFound, Unauthenticated, Unavailable, Unprocessable
-from kobiri.domain.ids import PaymentId, ProviderReference, TenantId, parse_id
-from kobiri.domain.outcome import Accepted, Declined, Source, Succeeded
-from kobiri.domain.payment import Payment
+from kobiri.domain.ids import PaymentId, TenantId, parse_id
+from kobiri.domain.outcome import Declined, Source
+from kobiri.domain.payment import Payment, says_otherwise
 from kobiri.domain.signature import is_genuine
 from kobiri.providers.base import Authenticity, Callback, CallbackWord, Provider, Unreadable
 from kobiri.services import outcomes
@@ -15,10 +15,10 @@ from kobiri.services.access import Caller
 from kobiri.services.accounts import token_hash
 from kobiri.services.gateway import Gateway
 from kobiri.services.roads import Road
-from kobiri.store import accounts, callbacks, payments
+from kobiri.store import accounts, attempts, callbacks, payments
 from kobiri.store.callbacks import Health, Verdict
-from kobiri.store.db import PLATFORM, LockTimeout
-from kobiri.store.payments import Author, Match
+from kobiri.store.db import PLATFORM
+from kobiri.store.payments import Author, Match, Read
 
 log = structlog.get_logger(__name__)
 
@@ -92,12 +92,17 @@ async def receive(
     believed = signed and word.money is not None and word.payer is not None and not match.earlier
     await _keep(gateway, provider, callback, "applied" if believed else "hint", tenant_id, payment_id)
     log.info("callback.received", provider=provider_id, tenant_id=tenant_id, payment_id=payment_id, believed=believed)
-    if match.earlier:
-        gateway.calls.start(_ask_earlier_road(gateway, road, match, word.reference, author))
-    elif believed:
-        await _believe(gateway, tenant_id, payment_id, word, author)
-    else:
-        await _look_soon(gateway, tenant_id, payment_id)
+    if match.earlier:  # nothing was sent there: where it is known all the same, a person must look
+        async with gateway.db.tenant_transaction(tenant_id) as tx:
+            await attempts.hint(tx, tenant_id, word.reference)
+        return True
+    read = await _read(gateway, match)
+    if believed and _is_about(word, read.payment):
+        after = await outcomes.apply(gateway.db, read.payment, word.finding, Source.CALLBACK, read.now, author)
+        if not after.is_final:
+            await outcomes.look_soon(gateway.db, after)
+    elif not read.payment.is_final or says_otherwise(read.payment, word.finding):
+        await outcomes.look_soon(gateway.db, read.payment)
     return True
 
 
@@ -139,46 +144,20 @@ async def _match(gateway: Gateway, road: Road, word: CallbackWord) -> Match | No
     return match if match is not None and match.account_id == road.account_id else None
 
 
-async def _ask_earlier_road(
-    gateway: Gateway, road: Road, match: Match, reference: ProviderReference, author: Author
-) -> None:
-    """Somebody speaks of a reference of which nothing was sent. Where the provider knows it, a person must look."""
+async def _read(gateway: Gateway, match: Match) -> Read:
     async with gateway.db.tenant_transaction(match.tenant_id) as tx:
         read = await payments.get(tx, match.tenant_id, match.payment_id)
     assert read is not None, "it was matched, and payments are never deleted"
-    finding = await road.find(read.payment.kind, reference)
-    if isinstance(finding, Accepted | Succeeded):
-        account = road.provider.fingerprint_of(read.payment.kind)
-        await outcomes.suspect(
-            gateway.db, read.payment, reference, road.spec.id, account, finding, Source.CALLBACK, author
-        )
+    return read
 
 
-async def _believe(
-    gateway: Gateway, tenant_id: TenantId, payment_id: PaymentId, word: CallbackWord, author: Author
-) -> None:
-    async with gateway.db.tenant_transaction(tenant_id) as tx:
-        read = await payments.get(tx, tenant_id, payment_id)
-    assert read is not None, "it was matched, and payments are never deleted"
-    if isinstance(word.finding, Declined) and not _agrees(word, read.payment):
-        # A success that is not ours is quarantined by the state machine; a failure that is not ours says nothing.
-        await _look_soon(gateway, tenant_id, payment_id)
-        return
-    after = await outcomes.apply(gateway.db, read.payment, word.finding, Source.CALLBACK, read.now, author)
-    if not after.is_final:
-        await _look_soon(gateway, tenant_id, payment_id)
+def _is_about(word: CallbackWord, payment: Payment) -> bool:
+    """Whether what is said may be applied.
 
-
-def _agrees(word: CallbackWord, payment: Payment) -> bool:
-    return word.money == payment.money and word.payer == payment.payer.digits
-
-
-async def _look_soon(gateway: Gateway, tenant_id: TenantId, payment_id: PaymentId) -> None:
-    try:
-        async with gateway.db.tenant_transaction(tenant_id) as tx:
-            await payments.hint(tx, tenant_id, payment_id)
-    except LockTimeout:
-        log.info("callback.hint_dropped", payment_id=payment_id)  # its row is being written: a check follows anyway
+    A success that is not ours is quarantined by the state machine; a failure that is not ours says nothing.
+    """
+    agrees = word.money == payment.money and word.payer == payment.payer.digits
+    return agrees or not isinstance(word.finding, Declined)
 
 
 async def _keep(

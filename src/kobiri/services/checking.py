@@ -1,21 +1,29 @@
 """What the worker does with a payment that is due: ask about it, send it again, or give it up."""
 
+import asyncio
+import random
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
 
-from kobiri.domain.outcome import Finding, NotFound, NotSent, Source, Unknown
+from kobiri.domain import schedule
+from kobiri.domain.errors import KobiriError
+from kobiri.domain.outcome import Accepted, Finding, NotFound, NotSent, Source, Succeeded, Unknown
 from kobiri.domain.payment import Payment, Step, may_send_again, next_step
 from kobiri.services import outcomes, submission
 from kobiri.services.gateway import LEASE_MARGIN_S, Gateway
 from kobiri.services.roads import Road
-from kobiri.store import payments
+from kobiri.store import attempts, payments
+from kobiri.store.attempts import EarlierRoad
 from kobiri.store.payments import Author, Claim, Read
 
 log = structlog.get_logger(__name__)
 
 WORKER = Author("worker")
+
+EARLIER_AT_ONCE = 10
 
 
 async def claim_due(gateway: Gateway, limit: int) -> list[Claim]:
@@ -33,7 +41,7 @@ async def resume(gateway: Gateway, claim: Claim) -> None:
             await payments.release(tx, claim)
             return
         read = await payments.get(tx, claim.tenant_id, claim.payment_id)
-    if read is None or read.payment.is_final or read.payment.lease_token != claim.lease_token:
+    if read is None or read.payment.lease_token != claim.lease_token:
         return
     road = await gateway.roads.of_payment(read.payment)
     match next_step(read.payment, read.now):
@@ -46,6 +54,51 @@ async def resume(gateway: Gateway, claim: Claim) -> None:
             await _apply(gateway, read, began, Unknown("its provider account is gone"), Source.CHECK)
         case Step.ASK:
             await _ask(gateway, road, read, began)
+
+
+async def ask_earlier_roads(gateway: Gateway) -> int:
+    """Ask about roads that were left, where somebody has spoken of them since; how many."""
+    lease_s = gateway.roads.longest_question_s + LEASE_MARGIN_S
+    async with gateway.db.worker_transaction() as tx:
+        claimed = await attempts.claim(tx, EARLIER_AT_ONCE, lease_s)
+    await asyncio.gather(*(_ask_earlier_road(gateway, earlier) for earlier in claimed))
+    return len(claimed)
+
+
+async def _ask_earlier_road(gateway: Gateway, earlier: EarlierRoad) -> None:
+    """Nothing was sent there, as far as we saw: where the provider knows it, a person must look."""
+    try:
+        async with gateway.db.tenant_transaction(earlier.tenant_id) as tx:
+            read = await payments.get(tx, earlier.tenant_id, earlier.payment_id)
+        assert read is not None, "payments are never deleted"
+        road = await gateway.roads.of_account(earlier.tenant_id, earlier.provider, earlier.account_id)
+        there = replace(
+            read.payment,
+            provider_reference=earlier.provider_reference,
+            account_fingerprint=earlier.account_fingerprint,
+        )
+        finding = Unknown("its provider account is gone") if road is None else await _find(gateway, road, there)
+        if isinstance(finding, Accepted | Succeeded):
+            await outcomes.suspect(
+                gateway.db,
+                read.payment,
+                earlier.provider_reference,
+                earlier.provider,
+                earlier.account_fingerprint,
+                finding,
+                Source.CHECK,
+                WORKER,
+            )
+        checks, again_in = earlier.checks, None
+        if not isinstance(finding, Unknown) or finding.asked:
+            checks += 1
+        if isinstance(finding, Unknown) and finding.askable:
+            soon, later = schedule.unasked_delay, schedule.earlier_delay
+            again_in = later(earlier.checks, random.random()) if finding.asked else soon(random.random())
+        async with gateway.db.tenant_transaction(earlier.tenant_id) as tx:
+            await attempts.answered(tx, earlier, checks, again_in)
+    except KobiriError as error:  # it is due again when its lease ends
+        log.warning("worker.earlier_road_failed", payment_id=earlier.payment_id, code=error.code)
 
 
 async def _send_by_any(gateway: Gateway, road: Road | None, read: Read, began: float) -> None:

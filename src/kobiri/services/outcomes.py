@@ -17,6 +17,7 @@ from kobiri.domain.payment import (
     anothers_money,
     earlier_road_speaks,
     person_waits_until,
+    raises_doubt,
     resolved,
     transition,
     unless_booked,
@@ -61,7 +62,19 @@ async def apply(
         return anothers_money(payment, outcome, source, now, random.random())
 
     after, _ = await _write(db, payment, decide, source, now, author, answer, decide_of_anothers)
+    if raises_doubt(after, outcome, source):
+        await look_soon(db, after)
     return after
+
+
+async def look_soon(db: Database, payment: Payment) -> None:
+    """Ask the provider soon, be the payment final or not. The wish outlives this process. Raises Busy."""
+    for _ in range(TRIES):
+        with suppress(LockTimeout):
+            async with db.tenant_transaction(payment.tenant_id) as tx:
+                await payments.hint(tx, payment.tenant_id, payment.id)
+            return
+    raise Busy("Too many things happen to this payment at once.", retry_after_s=1)
 
 
 async def resolve(db: Database, payment: Payment, outcome: Outcome, reason: str, author: Author) -> Payment:

@@ -126,8 +126,9 @@ async def insert_once(
 
 NOBODY = LeaseToken("00000000-0000-0000-0000-000000000000")
 
-# T2. Fenced by `version`: when another writer came first, nothing at all is written. A claim does not raise the
-# version: who wrote without being the lease's holder ($9) leaves the schedule to its holder.
+# T2. Fenced by `version`: when another writer came first, nothing at all is written. Neither a claim nor a hint raises
+# the version: who wrote without being the lease's holder ($9) leaves the schedule to its holder, and what a hint asks
+# for stays due, also where the payment is final now: the provider's answer may be older than the hint.
 WRITE = """
 WITH written AS (
     UPDATE payments SET
@@ -135,9 +136,14 @@ WITH written AS (
         version = version + 1, unsent = $10, checks = $11, not_founds = $12, first_not_found_at = $13,
         accepted_at = $14, completed_at = $15, received_minor = $32, received_currency = $33,
         review_told_at = CASE WHEN review IS NOT DISTINCT FROM $8 THEN review_told_at END,
-        next_run_at = CASE WHEN $18 OR ($16::timestamptz IS NOT NULL AND lease_token <> $9::uuid)
-            THEN next_run_at ELSE $16 END,
-        lease_token = CASE WHEN $18 OR ($16 IS NOT NULL AND lease_token <> $9)
+        next_run_at = CASE
+            WHEN $18 THEN next_run_at
+            WHEN lease_token <> $9::uuid AND ($16::timestamptz IS NOT NULL OR status NOT IN ('PENDING', 'TIMEOUT'))
+            THEN next_run_at
+            WHEN hinted THEN least($16, greatest(now(), hinted_at))
+            ELSE $16 END,
+        lease_token = CASE
+            WHEN $18 OR (lease_token <> $9 AND ($16 IS NOT NULL OR status NOT IN ('PENDING', 'TIMEOUT')))
             THEN lease_token ELSE $17 END
     WHERE tenant_id = $1 AND id = $2 AND version = $3
     RETURNING id, mode, currency
@@ -475,12 +481,20 @@ async def match_callback(tx: Tx, provider: str, reference: ProviderReference) ->
     return Match(TenantId(str(row["tenant_id"])), PaymentId(str(row["payment_id"])), _account_id(row), row["earlier"])
 
 
-# A hint makes the next check due now: not while a lease is held, and once in five seconds.
+# The question that a hint asks for is due at once, and five seconds after the last such question at the earliest. About
+# a final payment it is a minute, and twice as long after each that was asked: strangers may hint as well. A hint that
+# comes while somebody asks is kept (see WRITE), and one question answers all hints before it.
 HINT = """
-UPDATE payments SET next_run_at = now(), hinted_at = now()
-WHERE tenant_id = $1 AND id = $2 AND next_run_at > now()
-  AND lease_token IS NULL
-  AND (hinted_at IS NULL OR hinted_at < now() - interval '5 seconds')
+UPDATE payments p
+SET hinted = true, hinted_at = due,
+    next_run_at = CASE WHEN p.lease_token IS NULL THEN least(p.next_run_at, due) ELSE p.next_run_at END
+FROM (
+    SELECT tenant_id, id, greatest(now(), hinted_at + CASE
+        WHEN status IN ('PENDING', 'TIMEOUT') THEN interval '5 seconds'
+        ELSE least(interval '1 minute' * (1 << least(checks, 11)), interval '1 day') END) AS due
+    FROM payments WHERE tenant_id = $1 AND id = $2 AND NOT hinted FOR UPDATE
+) hint
+WHERE p.tenant_id = hint.tenant_id AND p.id = hint.id
 """
 
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from kobiri.services import housekeeping
+from kobiri.services import checking, housekeeping
 from kobiri.services.gateway import Gateway
 from kobiri.services.reviews import Operator, tell_new_cases
 
@@ -25,6 +25,7 @@ def periodic(gateway: Gateway, callback_retention: timedelta, operator: Operator
     """What is done by the clock. Payments that are due are claimed by the loop itself."""
     return (
         *(() if operator is None else (Task("tell_operator", 2, lambda: tell_new_cases(gateway.db, operator)),)),
+        Task("ask_earlier_roads", 1, lambda: checking.ask_earlier_roads(gateway)),
         Task("seal_events", 0.5, lambda: housekeeping.seal_events(gateway.db)),
         Task("purge_idempotency_keys", 3600, lambda: housekeeping.purge_idempotency_keys(gateway.db)),
         Task("purge_callbacks", 3600, lambda: housekeeping.purge_callbacks(gateway.db, callback_retention)),

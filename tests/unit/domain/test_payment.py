@@ -35,10 +35,14 @@ from kobiri.domain.payment import (
     Review,
     Status,
     Step,
+    agrees,
     created,
     may_arrive_until,
     may_send_again,
     next_step,
+    raises_doubt,
+    says_otherwise,
+    seen,
     transition,
     unless_booked,
 )
@@ -236,9 +240,18 @@ open_orders = st.builds(
     st.sampled_from([0, 15, 59, 74, 125]),
 )
 closed_orders = st.builds(
-    lambda status, review: order(status=status, review=review, completed_at=T0, next_run_at=None, lease_token=None),
+    lambda status, review, code, asked: order(
+        status=status,
+        review=review,
+        failure_code=code if status is Status.FAILED else None,
+        completed_at=T0,
+        next_run_at=T0 + SEND_TAKES if asked else None,
+        lease_token=LeaseToken("lease") if asked else None,
+    ),
     st.sampled_from(sorted(FINAL)),
     st.sampled_from([None, Review.UNRESOLVED, Review.MISMATCHED]),
+    st.sampled_from(FailureCode),
+    st.booleans(),
 )
 all_orders = open_orders | closed_orders
 
@@ -305,13 +318,15 @@ def test_each_fact_is_told_once(start: Payment, said: list[Word]) -> None:
     moments = history(start, said)
     told = event_types(moments)
     once = (
-        "accepted", "not_sent", "timed_out", "succeeded", "failed", "review_needed",
+        "accepted", "not_sent", "timed_out", "succeeded", "failed",
     )  # fmt: skip
     assert {name: told[f"payment.{name}"] for name in once if told[f"payment.{name}"] > 1} == {}
     became = Counter(moment.became for moment in moments)
     assert told["payment.succeeded"] == became[Status.SUCCESSFUL]
     assert told["payment.failed"] == became[Status.FAILED]
     assert told["payment.timed_out"] == became[Status.TIMEOUT]
+    reviews = [moment for moment in moments if moment.before.review is None]
+    assert told["payment.review_needed"] == sum(one.after.review is Review.UNRESOLVED for one in reviews)
     for moment in moments:
         contradicted = moment.change is not None and "payment.contradicted" in types(moment.change)
         assert contradicted == (
@@ -324,12 +339,21 @@ def test_each_fact_is_told_once(start: Payment, said: list[Word]) -> None:
 
 @given(all_orders, any_words)
 @quick
-def test_an_open_payment_is_always_due_some_day_and_a_final_one_never(start: Payment, said: list[Word]) -> None:
+def test_an_open_payment_is_always_due_some_day_and_a_final_one_until_it_is_answered(
+    start: Payment, said: list[Word]
+) -> None:
     for moment in history(start, said):
-        assert (moment.after.next_run_at is None) == moment.after.is_final
+        assert moment.after.is_final or moment.after.next_run_at is not None
         assert (moment.after.completed_at is None) == (not moment.after.is_final)
-        if moment.after.is_final:
+        if moment.after.is_final and (moment.became or moment.word.source is Source.CHECK):
             assert moment.after.lease_token is None
+            assert (moment.after.next_run_at is not None) == (not moment.became and asks_on(moment))
+
+
+def asks_on(moment: Moment) -> bool:
+    """Whether a question about a final payment has no firm answer yet."""
+    is_question = moment.word.source is Source.CHECK and moment.after.status is not Status.REVERSED
+    return is_question and isinstance(moment.word.outcome, Accepted | Unknown)
 
 
 @given(open_orders, words)
@@ -372,7 +396,7 @@ def test_events_carry_no_personal_data(start: Payment, said: list[Word]) -> None
 @quick
 def test_a_repeated_final_word_changes_nothing(start: Payment, said: list[Word]) -> None:
     for moment in history(start, said):
-        if moment.after.is_final:
+        if moment.after.is_final and not asks_on(moment):
             assert tell(moment.after, moment.word, moment.booked_after).change is None
 
 
@@ -817,6 +841,10 @@ def test_only_a_firm_word_contradicts(source: Source, status: Status, outcome: O
     paid = status is Status.FAILED and isinstance(outcome, Succeeded)
     # A declined send may be a repeat's, whose first request moved the money.
     unpaid = status is Status.SUCCESSFUL and isinstance(outcome, Declined) and source is not Source.SEND
+    if source is Source.CHECK and isinstance(outcome, Accepted | Unknown) and status is not Status.REVERSED:
+        assert change is not None  # it is asked again, and nothing else
+        assert (change.events, change.movement, change.after.review) == ((), None, None)
+        return
     assert (change is not None) == (paid or unpaid)
     if change is None:
         return
@@ -856,9 +884,7 @@ def test_the_money_that_came_is_booked_not_the_money_that_was_wanted() -> None:
 def test_another_success_than_the_settled_one_contradicts_it_once(
     source: Source, review: Review | None, success: Succeeded, detail: str
 ) -> None:
-    settled = order(
-        status=Status.SUCCESSFUL, review=review, completed_at=T0, next_run_at=None, provider_transaction_id="TX0"
-    )
+    settled = replace(PAID, review=review, next_run_at=None, lease_token=None, provider_transaction_id="TX0")
     change = say(settled, success, source, EXPIRES)
     assert change.after == replace(settled, review=Review.CONTRADICTED, version=settled.version + 1)
     assert change.movement is None
@@ -869,7 +895,114 @@ def test_another_success_than_the_settled_one_contradicts_it_once(
     assert event.data.get("received_amount") == (str(success.money) if success.money else None)
     for again in (success, DECLINED):
         assert changes_nothing(change.after, again, source, EXPIRES)
-    assert changes_nothing(replace(settled, status=Status.REVERSED), success, source, EXPIRES)
+    assert changes_nothing(replace(settled, status=Status.REVERSED, review=None), success, source, EXPIRES)
+
+
+# --- questions about a final payment ------------------------------------------------------------------------------
+
+FAILED_THERE = order(
+    status=Status.FAILED, failure_code=FailureCode.PAYER_DECLINED, completed_at=T0, next_run_at=T0, checks=0
+)
+FAILED_HERE = replace(FAILED_THERE, failure_code=FailureCode.NOT_RECEIVED)
+PAID = replace(FAILED_THERE, status=Status.SUCCESSFUL, failure_code=None)
+
+
+@pytest.mark.parametrize(
+    ("payment", "answer", "review"),
+    [
+        (FAILED_THERE, DECLINED, None),
+        (FAILED_THERE, NotFound(), None),
+        (FAILED_HERE, NotFound(True), None),
+        (FAILED_THERE, Succeeded("TX1", OURS, PAYER), Review.CONTRADICTED),
+        (FAILED_HERE, Succeeded("TX1"), Review.CONTRADICTED),
+        (PAID, Succeeded("TX1", OURS, PAYER), None),
+        (PAID, Succeeded("TX1", Money(700, "ZMW")), Review.CONTRADICTED),
+        (PAID, DECLINED, Review.CONTRADICTED),
+        (PAID, NotFound(), None),
+    ],
+    ids=repr,
+)
+def test_one_answer_ends_the_question_about_a_final_payment(
+    payment: Payment, answer: Finding, review: Review | None
+) -> None:
+    word = Word(answer, Source.CHECK, EXPIRES)
+    moment = tell(payment, word)
+    assert (moment.after.status, moment.after.review) == (payment.status, review)
+    assert (moment.after.next_run_at, moment.after.lease_token) == (None, None)
+    assert tell(moment.after, word, moment.booked_after).change is None
+    # A hint has it asked once more: what is booked already ends that question too, and nothing else.
+    asked_again = replace(moment.after, next_run_at=T0, lease_token=LeaseToken("lease"))
+    again = tell(asked_again, word, moment.booked_after).change
+    assert again is not None
+    assert (again.after, again.events, again.movement, again.keeps_schedule) == (
+        replace(moment.after, version=moment.after.version + 1), (), None, False
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("payment", [FAILED_THERE, PAID], ids=["failed", "paid"])
+@pytest.mark.parametrize("answer", [Accepted(), Unknown("HTTP 503")], ids=repr)
+def test_a_question_without_a_firm_answer_stays_and_comes_to_a_person_in_the_end(
+    payment: Payment, answer: Finding
+) -> None:
+    now, waits, events = T0, list[timedelta](), list[str]()
+    for _ in range(12):
+        change = say(payment, answer, Source.CHECK, now)
+        payment, events = change.after, [*events, *types(change)]
+        assert payment.next_run_at is not None
+        waits.append(payment.next_run_at - now)
+        now = payment.next_run_at
+        unasked = say(payment, Unknown("rest", asked=False), Source.CHECK, now).after
+        assert (unasked.checks, unasked.review) == (payment.checks, payment.review)
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (timedelta(minutes=1), timedelta(hours=1))
+    assert events == ["payment.review_needed"]
+    assert payment.review is Review.UNRESOLVED
+    seen_by_one = seen(payment, "we know")
+    assert seen_by_one is not None
+    assert (seen_by_one.after.review, seen_by_one.after.next_run_at) == (None, None)
+    late = say(payment, Succeeded("TX1") if payment.status is Status.FAILED else DECLINED, Source.CHECK, now)
+    assert late.after.review is Review.CONTRADICTED
+    agreed = say(payment, DECLINED if payment.status is Status.FAILED else Succeeded("TX1"), Source.CHECK, now)
+    assert (agreed.after.review, agreed.after.next_run_at) == (None, None)
+
+
+@pytest.mark.parametrize("source", [Source.SEND, Source.CHECK, Source.CALLBACK])
+@pytest.mark.parametrize("code", FailureCode)
+def test_what_the_provider_has_is_not_simply_failed_by_our_own_word(source: Source, code: FailureCode) -> None:
+    failed = replace(FAILED_THERE, failure_code=code)
+    change = tell(failed, Word(Accepted(), source, EXPIRES)).change
+    our_own = code in {"not_received", "provider_unavailable", "resolved_by_operator"}
+    assert (change is not None and change.after.review is Review.UNRESOLVED) == our_own
+    assert not our_own or (change is not None and types(change) == ["payment.review_needed"])
+    assert raises_doubt(failed, Accepted(), source) == (source is not Source.CHECK)
+
+
+@given(closed_orders, st.one_of(st.builds(Accepted), ours, not_ours, st.builds(Declined, codes, maybe_text)))
+@quick
+def test_only_what_says_otherwise_makes_us_ask_about_a_final_payment(
+    payment: Payment, said: Accepted | Succeeded | Declined
+) -> None:
+    agrees_with = {
+        Status.SUCCESSFUL: isinstance(said, Accepted) or (isinstance(said, Succeeded) and agrees(payment, said)),
+        Status.FAILED: isinstance(said, Declined),
+        Status.REVERSED: True,
+    }
+    assert says_otherwise(payment, said) == (not agrees_with[payment.status])
+
+
+@given(closed_orders, outcomes, sources)
+@quick
+def test_whatever_shows_that_money_may_move_for_a_failed_payment_makes_us_ask(
+    payment: Payment, said: Outcome | Finding, source: Source
+) -> None:
+    shows = isinstance(said, Accepted | Unknown) and source in (Source.SEND, Source.CALLBACK)
+    assert raises_doubt(payment, said, source) == (shows and payment.status is Status.FAILED)
+    assert not raises_doubt(payment, Unknown("?", askable=False), source)
+
+
+def test_nothing_is_sent_of_what_is_final() -> None:
+    for status in FINAL:
+        assert next_step(order(status=status, attempt=0), T0) is Step.ASK
 
 
 # --- next_step and may_send_again ---------------------------------------------------------------------------
