@@ -96,9 +96,9 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 async def test_the_shapes_that_mtn_may_use_are_read(signed: Api, simulator: Simulator) -> None:
-    for change in VARIANTS:
+    for n, change in enumerate(VARIANTS):  # one transaction id settles one payment
         payment = await unpaid(signed, simulator)
-        await post_callback(signed, callback(payment, **change))
+        await post_callback(signed, callback(payment, **{"financialTransactionId": str(n), **change}))
         assert (await read(signed, payment["id"]))["status"] == "SUCCESSFUL", change
 
 

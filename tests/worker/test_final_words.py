@@ -106,7 +106,7 @@ async def test_a_mute_provider_is_asked_until_it_answers_and_a_person_hears_of_i
     api: Api, simulator: Simulator
 ) -> None:
     payment = await failed_by_a_lie(api, simulator)
-    await simulator.fault(kind="error_before", operation="status", status=403)
+    await simulator.fault(kind="wrong_word", words=["gibberish"], times=100)
     await post_callback(api, callback(payment), secret=None)
     for _ in range(6):
         await make_due(api.database)

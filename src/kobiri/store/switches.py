@@ -22,7 +22,10 @@ async def closed(tx: Tx) -> Mapping[str, str]:
 
 async def opened(tx: Tx) -> Mapping[str, datetime]:
     """The providers that an operator opened, and when last. Needs a gate transaction."""
-    return {row["provider"]: row["changed_at"] for row in await tx.fetch("SELECT * FROM opened_providers()")}
+    return {
+        row["provider"]: row["changed_at"]
+        for row in await tx.fetch("SELECT provider, changed_at FROM opened_providers()")
+    }
 
 
 async def list_all(tx: Tx) -> list[Switch]:

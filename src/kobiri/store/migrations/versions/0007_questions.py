@@ -2,8 +2,8 @@
 
 from kobiri.store.migrations import dropped, owned_by_claimer, run_sql
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 
 TABLES = """
 -- `hinted`: a hint came that no question was asked for yet; `hinted_at`: when that question is due.
