@@ -196,6 +196,7 @@ async def test_the_switch_is_committed_before_the_second_road_hears_of_it(two: T
         "next_run_at = now() - interval '1 second'",
         "sent_before = true",
         "accepted_at = now()",
+        "send_before = now() - interval '1 second'",
     ],
 )
 async def test_who_is_not_the_payments_holder_any_more_takes_no_other_road(two: Two, meanwhile: str) -> None:
@@ -339,6 +340,19 @@ async def test_a_road_that_was_switched_off_is_not_sent_to_even_by_a_payment_tha
     assert await two.asked("mtn") == 0, "not even a token"
     await until(two.api, payment["id"], "SUCCESSFUL")
     assert [(m["provider"], m["charged"]) for m in await two.simulator.movements()] == [(SECOND, 1)]
+
+
+async def test_what_a_provider_never_got_is_not_sent_again_while_it_is_switched_off(two: Two) -> None:
+    """It may be asked about, and goes by no other road either: perhaps the first send arrives after all."""
+    await two.simulator.fault(kind="reset_before", operation="create", times=4)
+    body = problem(await two.api.pay(), 504, "provider_timeout")
+    reference = (await read(two.api, body["payment_id"]))["provider_reference"]
+    before = len(await sends(two.simulator, reference))
+    await two.switch_off("mtn")
+    await check(two.api)
+    assert [r["answered"] for r in await two.simulator.requests(path=reference) if r["method"] == "GET"] == [404]
+    assert len(await sends(two.simulator, reference)) == before
+    assert await two.asked(SECOND) == 0
 
 
 async def test_while_all_roads_are_switched_off_nothing_is_sent_and_it_fails_in_the_end(two: Two) -> None:
