@@ -9,6 +9,8 @@ import httpx
 import pytest
 from aiohttp import web
 
+from kobiri import app as kobiri_app
+from kobiri.config import Settings
 from kobiri.providers import registry
 from kobiri.simulator import app as simulator_app
 from kobiri.simulator.stage import Outgoing, SimulatorSettings, Stage
@@ -126,6 +128,17 @@ async def test_callbacks_go_to_this_machine_and_to_the_hosts_that_are_allowed(
         assert (await sim.post("/_sim/callbacks", json=order)).json()["answer"] == 200
         assert (await sim.patch("/_sim/settings/airtel", json={"callback_url": url})).status_code == 200
         assert posted.pop() == url
+
+
+def test_the_setting_reaches_the_simulators(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[SimulatorSettings] = []
+
+    async def serve(*_: Any, settings: SimulatorSettings, **__: Any) -> None:
+        served.append(settings)
+
+    monkeypatch.setattr(simulator_app, "serve", serve)
+    kobiri_app.run_simulator(Settings(simulator_hosts=frozenset({"shop"})), quiet=True)
+    assert served[0].hosts == {"shop"}
 
 
 def options_with_urls() -> list[tuple[str, str]]:
