@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kobiri.api import strict_json
 from kobiri.api.schemas import PaymentRequest, fingerprint, read_order
-from kobiri.api.strict_json import MAX_BODY_BYTES, MAX_DEPTH, decode, faults, parse
+from kobiri.api.strict_json import MAX_BODY_BYTES, MAX_DEPTH, MAX_FAULTS, decode, faults, parse
 from kobiri.domain.errors import BodyTooLarge, InvalidFields, KobiriError, Malformed, MalformedJSON
 
 BODY = {"amount": "10.00", "currency": "ZMW", "payer": "260961234567"}
@@ -146,6 +146,10 @@ def test_a_fault_points_at_what_is_wrong(body: dict[str, Any]) -> None:
         _, name, *_ = (part.replace("~1", "/").replace("~0", "~") for part in fault.pointer.split("/"))
         mended.pop(name, None)
     assert faults(parse(json.dumps(BODY | mended).encode()), PaymentRequest) == []
+
+
+def test_no_more_faults_are_looked_for_than_are_told() -> None:
+    assert len(faults(BODY | {str(number): None for number in range(4_000)}, PaymentRequest)) == MAX_FAULTS
 
 
 SAME: list[dict[str, object]] = [

@@ -166,6 +166,22 @@ def test_what_is_not_a_number_is_refused_without_an_echo(text: str) -> None:
     assert shown <= {"260961234567", "961234567", "0961234567"}  # the message's own examples
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("26096\u06671234567", "digits 0 to 9"),
+        ("\uff12\uff16\uff10961234567", "digits 0 to 9"),
+        ("\u202e765432169062", r"U\+202E"),
+        ("9612345678", "begin like a Zambian number"),
+        ("260211234567", "not a Zambian mobile number"),
+        ("961234567", "with its country code"),
+    ],
+)
+def test_a_refusal_says_what_was_understood(text: str, said: str) -> None:
+    with pytest.raises(InvalidNumber, match=said):
+        Msisdn.parse(text)
+
+
 @given(junk)
 @settings(deadline=None)
 def test_junk_is_refused_or_becomes_ascii_digits(text: str) -> None:
