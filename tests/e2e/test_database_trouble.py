@@ -76,14 +76,14 @@ def server() -> Iterator[Server]:
 async def disk_full(server: Server) -> AsyncIterator[None]:
     """Not one byte is left. Where nothing can be mounted, PostgreSQL says so of every row."""
     if server.disk is None:
-        raising = "CREATE FUNCTION full() RETURNS trigger LANGUAGE plpgsql AS"
+        raising = "CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS"
         raising += " $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = 'disk_full'; END $$"
-        on = "BEFORE INSERT OR UPDATE ON {0} FOR EACH ROW EXECUTE FUNCTION full()"
+        on = "BEFORE INSERT OR UPDATE ON {0} FOR EACH ROW EXECUTE FUNCTION no_space()"
         await server.admin(raising)
         for table in TABLES_WRITTEN:
-            await server.admin(f"CREATE TRIGGER full {on.format(table)}")
+            await server.admin(f"CREATE TRIGGER no_space {on.format(table)}")
         yield
-        await server.admin("DROP FUNCTION full CASCADE")
+        await server.admin("DROP FUNCTION no_space CASCADE")
         return
     ballast = server.disk / "ballast"
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
