@@ -344,15 +344,15 @@ def _write_secret(path: Path, text: str) -> None:
 def check(settings: Settings) -> None:
     """Find bad settings, or a database that cannot be used, before any process starts.
 
-    Raises ConfigurationError, DatabaseUnavailable and the driver's errors.
+    Raises ConfigurationError, DatabaseUnavailable, DatabaseRefused and the driver's errors.
     """
     pepper(settings)
     for entry in registry.PROVIDERS:
         registry.platform_account(settings, entry.spec)
 
     async def look() -> None:
-        async with database(settings) as db, db.gate_transaction():
-            pass
+        async with database(settings) as db:
+            await db.check_login()
 
     asyncio.run(look())
 

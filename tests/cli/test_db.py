@@ -7,12 +7,15 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
+from kobiri.store.db import Database
 from kobiri.store.migrations import run as migrations
 from tests.cli.conftest import Cli
-from tests.conftest import LOGIN, Cluster, TestDatabase
+from tests.conftest import LOGIN, PASSWORD, Cluster, TestDatabase
 
 MakeCli = Callable[..., Cli]
 
@@ -49,6 +52,61 @@ def test_up_down_and_up_again(make_cli: MakeCli, empty: TestDatabase) -> None:
     assert (code, sentence) == ("database_refused", "There is no migration to take back.")
     assert cli.json("db", "migrate") == {"revision": head}
     assert cli.json("tenants", "list") == {"tenants": []}
+
+
+@pytest.fixture
+async def inheriting(cluster: Cluster) -> AsyncIterator[str]:
+    """A login with PostgreSQL's default, by which it has the rights of the roles that it may take."""
+    name = f"kobiri_inherits_{uuid.uuid4().hex[:8]}"
+    await cluster.execute(f"CREATE ROLE {name} LOGIN INHERIT PASSWORD '{PASSWORD}'")
+    yield name
+    await cluster.execute(f"DROP ROLE {name}")
+
+
+@pytest.mark.usefixtures("alone_with_roles")
+async def test_a_login_that_inherits_gets_the_roles_without_their_rights_or_none(
+    make_cli: MakeCli, cluster: Cluster, database: TestDatabase, inheriting: str
+) -> None:
+    dsn = cluster.address(urlsplit(database.dsn).path[1:], inheriting)
+    cli = make_cli(DATABASE_URL=dsn, DATABASE_MIGRATION_URL=database.owner_dsn)
+    if await database.value("SELECT current_setting('server_version_num')::integer") < 160_000:
+        code, sentence = await asyncio.to_thread(cli.refusal, "db", "migrate")
+        assert code == "database_refused"
+        assert f"ALTER ROLE {inheriting} NOINHERIT" in sentence
+        assert await database.value("SELECT NOT pg_has_role($1::text::name, 'kobiri_operator', 'MEMBER')", inheriting)
+        await cluster.execute(f"ALTER ROLE {inheriting} NOINHERIT")
+    await asyncio.to_thread(cli.text, "db", "migrate")
+
+    connection = await asyncpg.connect(dsn)
+    for table in ("payments", "tenants", "api_keys", "provider_accounts"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.fetch(f"SELECT * FROM {table}")
+    await connection.execute("SET ROLE kobiri_operator")
+    assert len(await connection.fetch("SELECT FROM tenants")) == 1
+    await connection.close()
+    assert await asyncio.to_thread(cli.json, "tenants", "list") == {"tenants": []}
+
+
+@pytest.mark.usefixtures("alone_with_roles")
+@pytest.mark.parametrize("sort", ["inherits", "superuser"])
+async def test_no_process_starts_with_a_login_that_sees_every_tenant(
+    make_cli: MakeCli, cluster: Cluster, database: TestDatabase, inheriting: str, sort: str
+) -> None:
+    """As older versions of Kobiri, or a hand, granted it."""
+    dsn = database.owner_dsn
+    if sort == "inherits":
+        await cluster.execute(f"GRANT kobiri_api, kobiri_worker, kobiri_operator TO {inheriting}")
+        dsn = cluster.address(urlsplit(database.dsn).path[1:], inheriting)
+    cli = make_cli(DATABASE_URL=dsn, DATABASE_MIGRATION_URL=database.owner_dsn)
+    for command in ("serve", "worker"):
+        code, sentence = await asyncio.to_thread(cli.refusal, command)
+        assert code == "database_refused"
+        assert "sees every tenant without taking a role" in sentence
+    db = await Database.open(dsn, pool_size=1)
+    assert "rights of its own" in str(await db.is_ready(migrations.head()))
+    await db.close()
+    if sort == "superuser":
+        assert (await asyncio.to_thread(cli.refusal, "db", "migrate"))[0] == "database_refused"
 
 
 def test_a_new_migration_follows_the_last_one(

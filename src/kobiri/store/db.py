@@ -104,18 +104,47 @@ class Database:
     def _transaction(self, settings: str) -> "_Transaction":
         return _Transaction(self._pool, begin(settings))
 
+    async def check_login(self) -> None:
+        """Raises DatabaseRefused where the login sees tenants without taking a role: then a wall is missing."""
+        async with self.gate_transaction() as tx:
+            await _check_login(tx)
+
     async def is_ready(self, newest_revision: str) -> str | None:
         """None when the database answers and is migrated, else one sentence that says what is wrong."""
         try:
             async with self.gate_transaction() as tx:
                 revision = await tx.fetchval("SELECT version_num FROM alembic_version")
+                await _check_login(tx)
         except (DatabaseUnavailable, Busy):
             return "the database does not answer"
+        except DatabaseRefused:
+            return "the database's login has rights of its own: run kobiri db migrate"  # strangers need not know more
         except asyncpg.PostgresError:
             return "the database is not migrated: run kobiri db migrate"
         if revision != newest_revision:
             return f"the database is at migration {revision}, this version needs {newest_revision}"
         return None
+
+
+# Whether a login has the rights of a role that it did not take: it inherits them, or it is a superuser.
+HAS_RIGHTS_OF_ITS_OWN = """
+SELECT bool_or(pg_has_role($1::text::name, role, 'USAGE'))
+FROM unnest('{kobiri_api, kobiri_worker, kobiri_operator, kobiri_claimer}'::name[]) AS role
+"""
+
+
+def has_rights_of_its_own(login: str) -> str:
+    """What an operator is told of such a login."""
+    return (
+        f"The login {login} sees every tenant without taking a role, because it inherits the roles' rights or is a"
+        f" superuser: run ALTER ROLE {login} NOINHERIT and then kobiri db migrate, or use another login."
+    )
+
+
+async def _check_login(tx: Tx) -> None:
+    login: str = await tx.fetchval("SELECT session_user::text")
+    if await tx.fetchval(HAS_RIGHTS_OF_ITS_OWN, login):
+        raise DatabaseRefused(has_rights_of_its_own(login))
 
 
 def begin(settings: str) -> str:

@@ -8,6 +8,8 @@ from alembic import context
 from sqlalchemy import Connection, pool
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from kobiri.store.db import HAS_RIGHTS_OF_ITS_OWN, DatabaseRefused, has_rights_of_its_own
+
 MIGRATION_LOCK = 7_302_001  # any number, the same for every process that migrates this database
 
 
@@ -31,14 +33,22 @@ def migrate(connection: Connection) -> None:
 
 
 def grant_login(connection: Connection, login: str, *, create: bool) -> None:
-    """Let the application's login take the roles; it has no right of its own."""
+    """Let the application's login take the roles; it has no right of its own.
+
+    Raises DatabaseRefused: it would have the roles' rights, which see every tenant, without taking one.
+    """
     quoted = connection.dialect.identifier_preparer.quote_identifier(login)
     if create:
         known = connection.exec_driver_sql("SELECT 1 FROM pg_roles WHERE rolname = $1", (login,)).first()
         if known is None:
             connection.exec_driver_sql(f"CREATE ROLE {quoted} LOGIN NOINHERIT")
     connection.exec_driver_sql("GRANT SELECT ON alembic_version TO kobiri_api")
-    connection.exec_driver_sql(f"GRANT kobiri_api, kobiri_worker, kobiri_operator TO {quoted}")
+    # Before PostgreSQL 16 that is a property of the login and not of the grant.
+    (version,) = connection.exec_driver_sql("SELECT current_setting('server_version_num')::integer").one()
+    options = "WITH INHERIT FALSE, SET TRUE" if version >= 160_000 else ""
+    connection.exec_driver_sql(f"GRANT kobiri_api, kobiri_worker, kobiri_operator TO {quoted} {options}")
+    if connection.exec_driver_sql(HAS_RIGHTS_OF_ITS_OWN, (login,)).scalar_one():
+        raise DatabaseRefused(has_rights_of_its_own(login))
 
 
 async def run() -> None:
