@@ -160,7 +160,7 @@ def sound_fields(value: object, type_: type[msgspec.Struct]) -> dict[str, Any]:
     """The fields of an object that have no fault, as they came."""
     given = value if isinstance(value, dict) else {}
     fields = {field.encode_name: field.type for field in _inspected(type_).fields}
-    return {name: given[name] for name in fields if name in given}
+    return {name: given[name] for name in fields if name in given and not any(_faults(given[name], fields[name], ""))}
 
 
 def pointer(*names: str) -> str:
