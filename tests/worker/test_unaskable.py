@@ -7,8 +7,26 @@ import pytest
 
 from kobiri import app as kobiri_app
 from kobiri.domain.errors import DatabaseUnavailable
-from kobiri.services import outcomes, submission
-from tests.api.steps import age, charged, check, end_leases, eventually, gateway, history, ledger, read, until, work
+from kobiri.domain.payment import Payment
+from kobiri.services import checking, outcomes, submission
+from kobiri.services import payments as service
+from kobiri.store import payments as store
+from kobiri.store.db import CommitUnknown
+from kobiri.store.payments import Claim
+from tests.api.steps import (
+    age,
+    charged,
+    check,
+    end_leases,
+    eventually,
+    gateway,
+    history,
+    ledger,
+    problem,
+    read,
+    until,
+    work,
+)
 from tests.conftest import Api, ApiFactory, Simulator
 
 PAYER = "260951234567"
@@ -127,6 +145,89 @@ async def test_what_a_dead_process_had_begun_is_not_begun_again(
     row = (await api.database.fetch("SELECT id, status, review FROM payments"))[0]
     assert (row["status"], row["review"]) == ("TIMEOUT", "unresolved")
     assert await sent(simulator) == 0
+
+
+async def test_what_a_lost_commit_allowed_and_nobody_sent_is_sent_later(
+    make_api: ApiFactory, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T1 happened, its answer was lost with the database: this process alone knows that nothing was sent."""
+    api = await zamtel(make_api, simulator)
+    await prompt(simulator, 50)
+    record, calls = service._record_once, 0
+
+    async def lost(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise DatabaseUnavailable("gone")
+        await record(*arguments)
+        raise CommitUnknown("lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "_record_once", lost)
+        problem(await api.pay("k", payer=PAYER), 503, "database_unavailable")
+    await is_taken_back(api)
+    assert await sent(simulator) == 0
+    done = await until(api, (await api.pay("k", payer=PAYER)).json()["id"], "SUCCESSFUL")
+    assert done["review"] is None
+    assert await history(api, done["id"]) == ["payment.created", "payment.not_sent", "payment.succeeded"]
+    assert await sent(simulator) == 1
+
+
+@pytest.mark.parametrize("step", ["begin_attempt", "switch_road"])
+async def test_the_same_where_the_worker_was_about_to_send(
+    make_api: ApiFactory, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    api = await zamtel(make_api, simulator)
+    await prompt(simulator, 50)
+    payment = (await api.pay(payer=PAYER, headers={"prefer": "respond-async"})).json()
+    road = gateway(api).roads.receiver("zamtel")
+    assert road is not None
+    (claim,) = await checking.claim_due(gateway(api), 10)
+    read_payment, real = store.get, getattr(store, step)
+    held = await payment_of(api, claim)
+    gone = False
+
+    async def get(*arguments: Any) -> Any:
+        if gone:
+            raise DatabaseUnavailable("gone")
+        return await read_payment(*arguments)
+
+    async def lost(tx: Any, *arguments: Any) -> Any:
+        nonlocal gone
+        gone = True
+        async with gateway(api).db.tenant_transaction(claim.tenant_id) as other:
+            assert await real(other, *arguments) is not None
+        raise CommitUnknown("lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, step, lost)
+        patch.setattr(store, "get", get)
+        parts, author = gateway(api), checking.WORKER
+        with pytest.raises((CommitUnknown, DatabaseUnavailable)):
+            await (
+                submission.begin(parts, road, held, author)
+                if step == "begin_attempt"
+                else submission.switch(parts, road, held, "no connection", (), author)
+            )
+    await is_taken_back(api)
+    assert await sent(simulator) == 0
+    await until(api, payment["id"], "SUCCESSFUL")
+    assert await sent(simulator) == 1
+
+
+async def payment_of(api: Api, claim: Claim) -> Payment:
+    async with gateway(api).db.tenant_transaction(claim.tenant_id) as tx:
+        found = await store.get(tx, claim.tenant_id, claim.payment_id)
+    assert found is not None
+    return found.payment
+
+
+async def is_taken_back(api: Api) -> None:
+    async def unsent() -> bool:
+        return bool(await api.database.value("SELECT unsent AND lease_token IS NULL FROM payments"))
+
+    await eventually(unsent)
 
 
 async def test_who_is_held_up_sends_nothing_and_it_may_be_sent_later(

@@ -172,8 +172,7 @@ async def _find(gateway: Gateway, road: Road, payment: Payment) -> Finding:
 
 async def _send(gateway: Gateway, road: Road, payment: Payment) -> None:
     committed_at = time.monotonic()
-    async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
-        begun = await payments.begin_attempt(tx, payment, submission.lease(road, payment))
+    begun = await submission.begin(gateway, road, payment, WORKER)
     if begun is None:
         log.info("payment.lease_lost", payment_id=payment.id)
         return

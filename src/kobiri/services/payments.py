@@ -19,6 +19,7 @@ from kobiri.domain.errors import (
     RequestInProgress,
     RouteClosed,
     TenantSuspended,
+    Unavailable,
 )
 from kobiri.domain.ids import LeaseToken, PaymentId, new_id, new_provider_reference
 from kobiri.domain.money import Money
@@ -220,7 +221,12 @@ async def _record_surely(gateway: Gateway, entry: _Entry) -> _Recorded | UsedKey
     try:
         return await _record_once(gateway, entry)
     except CommitUnknown:
-        recorded = await _record_once(gateway, entry)
+        try:
+            recorded = await _record_once(gateway, entry)
+        except Unavailable:
+            if entry.payment.attempt:
+                submission.take_back(gateway, entry.payment, entry.author)
+            raise
     if isinstance(recorded, UsedKey) and _is_ours(recorded, entry.payment):
         # The lease may be nearly over by now: then the provider call is the worker's.
         elapsed = recorded.now - recorded.payment.created_at

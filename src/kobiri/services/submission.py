@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -30,6 +31,8 @@ SENSE_IN_SWITCHING_S = 1.5
 # How long the only word that a provider will ever say is held on to while the database is away.
 STORE_FOR_S = 60.0
 STORE_PAUSE_S = 0.5
+# When to look whether a lost COMMIT allowed a send that was then never made.
+TAKE_BACK_AFTER_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
 async def submit(
@@ -115,13 +118,51 @@ async def switch(
         async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
             return await payments.switch_road(tx, payment, after, reason, event, author, lease(road, payment))
     except (CommitUnknown, LockTimeout):
-        async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
-            read = await payments.get(tx, payment.tenant_id, payment.id)
+        try:
+            async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
+                read = await payments.get(tx, payment.tenant_id, payment.id)
+        except Unavailable:
+            take_back(gateway, replace(payment, attempt=payment.attempt + 1, version=payment.version + 1), author)
+            raise
     if read is None:
         return None
     found = read.payment
     is_ours = found.provider_reference == after.provider_reference and found.lease_token == payment.lease_token
     return read if is_ours and found.version == payment.version + 1 else None
+
+
+async def begin(gateway: Gateway, road: Road, payment: Payment, author: Author) -> Read | None:
+    """Commit that a payment may be sent now by its road. None: somebody else came first, or the lease ended."""
+    try:
+        async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
+            return await payments.begin_attempt(tx, payment, lease(road, payment))
+    except CommitUnknown:
+        take_back(gateway, replace(payment, attempt=payment.attempt + 1, version=payment.version + 1), author)
+        raise
+
+
+def take_back(gateway: Gateway, allowed: Payment, author: Author) -> None:
+    """Nothing is sent after a COMMIT that was lost. Where it happened all the same, write that down as soon as one can.
+
+    Else nobody would know, and what cannot be asked about would be a person's. `allowed`: the payment as that commit
+    left it.
+    """
+
+    async def write() -> None:
+        for pause_s in TAKE_BACK_AFTER_S:
+            await asyncio.sleep(pause_s)
+            with suppress(Unavailable):
+                async with gateway.db.tenant_transaction(allowed.tenant_id) as tx:
+                    read = await payments.get(tx, allowed.tenant_id, allowed.id)
+                if read is None or read.payment.version < allowed.version:
+                    continue  # it did not happen, or its transaction is still open somewhere
+                found = read.payment
+                if found.version == allowed.version and found.lease_token == allowed.lease_token:
+                    unsent = NotSent("the commit that allows it was lost", outage=False)
+                    await outcomes.apply(gateway.db, found, unsent, Source.SEND, read.now, author)
+                return
+
+    gateway.calls.start(write())
 
 
 def lease(road: Road, payment: Payment) -> timedelta:
