@@ -43,6 +43,7 @@ def test_this_machine(url: str) -> None:
         "http://evil.example\\@127.0.0.1",
         "http://127.0.0.1\\.evil.example",
         "http://127.0.0.1\n.evil.example",
+        "http://127.0.0.1/x\ny",
         "http://127.0.0.1%2eevil.example",
         "http://[::1%25eth0]",
         "http://[::ffff:192.0.2.1]",
