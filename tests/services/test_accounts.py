@@ -393,6 +393,13 @@ async def test_in_whichever_way_an_account_does_not_open_its_money_goes_nowhere_
     assert await used(api, paid.json()) is not None
 
 
+async def test_an_account_that_does_not_open_closes_its_own_mode_alone(api: Api, shop: Shop) -> None:
+    await shop.save(mode="live")
+    await shop.database.fetch("UPDATE provider_accounts SET base_url = 'https://thief.example.com'")
+    assert (await api.pay()).status_code == 201
+    problem(await api.pay(headers={"x-api-key": await api.tenant("shop", mode="live")}), 503, "route_closed")
+
+
 async def test_a_disabled_account_gets_nothing_new_and_its_payments_are_followed(api: Api, shop: Shop) -> None:
     account = await shop.save()
     await shop.simulator.fault(kind="payer", decision="approve", prompt_ms=300, times=1)
