@@ -100,6 +100,52 @@ class Msisdn:
         return f"Msisdn({self.masked})"
 
 
+WALLET = re.compile(r"FRI:([0-9]{9,15})/MSISDN", re.ASCII | re.IGNORECASE)
+NATIONAL = re.compile(r"[579][0-9]{8}", re.ASCII)  # a Zambian number as operators shorten it
+HIDING = re.compile(r"[*xX\u2022#]")
+FRACTION = re.compile(r"([0-9]+)\.0+", re.ASCII)  # of a number that a program took for an amount
+TOLD = re.compile(r"[0-9*]{0,19}[0-9][0-9*]{0,19}", re.ASCII)
+MIN_WHOLE = 9
+
+
+def as_told(text: str) -> str | None:
+    """A wallet's number as an operator tells it, "*" for what it hides or leaves out; None where it tells no digit.
+
+    What can be read as a whole number is in international form. `may_be` says whose it can be.
+    """
+    named = WALLET.fullmatch(text.strip()) or FRACTION.fullmatch(text)
+    try:
+        plain = _plain(HIDING.sub("*", named[1] if named else text)).removeprefix("+")
+    except InvalidNumber:
+        return None
+    if TOLD.fullmatch(plain) is None:
+        return None
+    if "*" in plain:
+        return plain
+    if len(plain) < MIN_WHOLE:
+        return f"*{plain}"
+    try:
+        return Msisdn.parse(ZAMBIA + plain if NATIONAL.fullmatch(plain) else plain).digits
+    except InvalidNumber:
+        return plain  # whoever it is, it is somebody
+
+
+def may_be(told: str, digits: str) -> bool:
+    """Whether a number as it was told can be this one: no digit that is seen speaks against it."""
+    national = digits.removeprefix(ZAMBIA)
+    return any(_shows(told, form) for form in (digits, f"00{digits}", national, f"0{national}"))
+
+
+def _shows(told: str, form: str) -> bool:
+    if len(told) == len(form):
+        return all(shown in ("*", digit) for shown, digit in zip(told, form, strict=True))
+    begin, stars, end = told.partition("*")
+    end = end.lstrip("*")
+    if not stars or "*" in end:  # several masks of a length that is not the number's: nobody can say what they hide
+        return False
+    return len(begin) + len(end) <= len(form) and form.startswith(begin) and form.endswith(end)
+
+
 def _plain(text: str) -> str:
     """A number without what stands between its digits and around them. Raises InvalidNumber."""
     if not text.isascii():

@@ -39,7 +39,7 @@ class Accepted:
 class Succeeded:
     """Money moved. `money` and `payer` are what the provider says; None where it did not say.
 
-    `told_in`: where that stands, such as a statement and its line.
+    `payer` is as much of a number as it shows (see `as_told`). `told_in`: where that stands, such as a line.
     """
 
     provider_transaction_id: str | None = None

@@ -16,7 +16,7 @@ from kobiri.domain import ledger, schedule
 from kobiri.domain.ids import AccountId, LeaseToken, PaymentId, ProviderReference, TenantId
 from kobiri.domain.ledger import Arrival, Movement, Why
 from kobiri.domain.money import Money
-from kobiri.domain.msisdn import Msisdn
+from kobiri.domain.msisdn import Msisdn, may_be
 from kobiri.domain.outcome import (
     Accepted,
     Declined,
@@ -477,7 +477,7 @@ def _wait(
 def _mismatch(payment: Payment, outcome: Succeeded) -> str | None:
     if outcome.money is not None and outcome.money != payment.money:
         return f"the provider says {outcome.money} {outcome.money.currency}"
-    if outcome.payer is not None and outcome.payer != payment.payer.digits:
+    if outcome.payer is not None and not may_be(outcome.payer, payment.payer.digits):
         return "the provider names another payer"
     return None
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Never, TypeVar
 
-from kobiri.domain.errors import CurrencyNotSupported, InvalidAmount, InvalidNumber
+from kobiri.domain.errors import CurrencyNotSupported, InvalidAmount
 from kobiri.domain.money import Money
-from kobiri.domain.msisdn import Msisdn
+from kobiri.domain.msisdn import as_told
 from kobiri.domain.outcome import Unknown
 
 T = TypeVar("T")
@@ -115,13 +115,10 @@ def money(amount: object, currency: object) -> Money:
         raise Strange("the amount cannot be read") from None
 
 
-def number(value: object, whose: str) -> str | None:
-    """Read a phone number as digits; None where there is none. Raises Strange."""
+def number(value: object) -> str | None:
+    """Read a phone number as far as it is shown (see `as_told`); None where it tells no digit. Raises Strange."""
     given = text(value, numbers=True)
-    try:
-        return None if given is None else Msisdn.parse(given).digits
-    except InvalidNumber:
-        raise Strange(f"the {whose} cannot be read") from None
+    return None if given is None else as_told(given)
 
 
 def readable(read: Callable[[Object], T], answer: Object) -> T | None:

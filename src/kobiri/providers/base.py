@@ -223,7 +223,10 @@ class Authenticity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CallbackWord:
-    """What a callback says of whose payment; `money` and `payer` are None where it does not name them."""
+    """What a callback says of whose payment; `money` and `payer` are None where it does not name them.
+
+    `payer` is as much of a number as it shows: see `as_told`.
+    """
 
     reference: ProviderReference
     finding: Accepted | Succeeded | Declined

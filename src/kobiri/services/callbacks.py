@@ -6,6 +6,7 @@ import structlog
 
 from kobiri.domain.errors import NotFound, Unauthenticated, Unavailable, Unprocessable
 from kobiri.domain.ids import PaymentId, TenantId, parse_id
+from kobiri.domain.msisdn import may_be
 from kobiri.domain.outcome import Declined, Source
 from kobiri.domain.payment import Payment, says_otherwise
 from kobiri.domain.signature import is_genuine
@@ -156,7 +157,7 @@ def _is_about(word: CallbackWord, payment: Payment) -> bool:
 
     A success that is not ours is quarantined by the state machine; a failure that is not ours says nothing.
     """
-    agrees = word.money == payment.money and word.payer == payment.payer.digits
+    agrees = word.money == payment.money and word.payer is not None and may_be(word.payer, payment.payer.digits)
     return agrees or not isinstance(word.finding, Declined)
 
 

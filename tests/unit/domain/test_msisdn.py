@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from phonenumbers import carrier
 
 from kobiri.domain.errors import InvalidNumber
-from kobiri.domain.msisdn import COUNTRIES, Msisdn, mask
+from kobiri.domain.msisdn import COUNTRIES, Msisdn, as_told, mask, may_be
 
 # After 260: the operator that libphonenumber names, None where it has no mobile money.
 PREFIXES = {
@@ -231,3 +231,69 @@ def test_the_prefixes_are_those_of_libphonenumber() -> None:
             continue
         assert mobile, prefix
         assert ours.network == names.get(carrier.name_for_number(theirs, "en")), prefix
+
+
+# --- a number as an operator tells it -------------------------------------------------------------------------------
+
+OURS = "260961234567"
+OURS_TOLD = [
+    "260961234567", "+260961234567", "00260961234567", "0961234567", "961234567", "260 96 123 45 67", "260-96-1234567",
+    "\u202a+260961234567\u202c", "260961234567.0", "FRI:260961234567/MSISDN", " 260961234567 ",
+    "26096*****67", "26096\u2022\u2022\u2022\u2022\u202267", "26096XXXXX67", "+26096*****67", "096*****67", "96*****67",
+    "*****67", "26096***67", "2609*1***567", "********4567", "4567", "34567", "260961234***", "260#########",
+]  # fmt: skip
+OTHERS_TOLD = [
+    "260961234568", "0961234568", "961234568", "+256961234567", "26096*****68", "26097*****67", "4568", "*****68",
+    "260961234568.0", "12345", "2609612345670", "26096123456", "26096*****4*67", "971234567", "FRI:260961234568/MSISDN",
+]  # fmt: skip
+NOBODY_TOLD = [
+    "",
+    "-",
+    "***",
+    "n/a",
+    "Mary",
+    "2.60961234567E11",
+    "mary@example.com",
+    "FRI:7/ID",
+    "x",
+    "\u0662\u0666\u0660",
+    "1" * 200,
+]
+
+
+def test_a_number_is_the_same_in_whichever_way_an_operator_shows_it() -> None:
+    for text in OURS_TOLD:
+        told = as_told(text)
+        assert told is not None, text
+        assert may_be(told, OURS), text
+
+
+def test_a_digit_that_is_seen_and_differs_is_somebody_else() -> None:
+    for text in OTHERS_TOLD:
+        told = as_told(text)
+        assert told is not None, text
+        assert not may_be(told, OURS), text
+
+
+def test_what_shows_no_digit_tells_nobody() -> None:
+    for text in NOBODY_TOLD:
+        assert as_told(text) is None, text
+
+
+@given(st.integers(260_960_000_000, 260_979_999_999), st.sets(st.integers(0, 11), max_size=11), st.integers(0, 11))
+def test_any_mask_hides_and_any_seen_digit_counts(number: int, hidden: set[int], at: int) -> None:
+    digits = str(number)
+    masked = "".join("*" if place in hidden else digit for place, digit in enumerate(digits))
+    told = as_told(masked)
+    assert told is not None
+    assert may_be(told, digits)
+    other = digits[:at] + str((int(digits[at]) + 1) % 10) + digits[at + 1 :]
+    if at >= 3:  # within the country: another country's number may be shorter
+        assert may_be(told, other) is (at in hidden)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_number_as_told_or_none(text: str) -> None:
+    told = as_told(text)
+    assert told is None or set(told) <= set("0123456789*")
+    assert isinstance(may_be(told or "*1", OURS), bool)

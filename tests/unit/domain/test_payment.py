@@ -199,7 +199,7 @@ not_ours = st.one_of(
         Succeeded,
         maybe_text,
         st.sampled_from([None, OURS]),
-        st.sampled_from(["260961234568", "", "961234567"]),
+        st.sampled_from(["260961234568", "2609", "961234568"]),
     ),
 )
 unknowns = st.builds(Unknown, st.just("reset"))

@@ -307,13 +307,13 @@ def _named(answer: Object) -> str | None:
 
 
 def _wallet(answer: Object, whose: Literal["payer", "payee"]) -> str | None:
-    """Read whose wallet it is, as digits; None where nobody is named."""
+    """Read whose wallet it is, as far as it is shown; None where nobody is named."""
     party = answer.get(whose)
     if isinstance(party, dict):
         if (text(party.get("partyIdType")) or "").upper() != "MSISDN":
             raise Strange(f"the {whose} is not a phone number")
-        party = party.get("partyId", "")
-    return number(text(party), whose)
+        party = party.get("partyId")
+    return number(party)
 
 
 def _life(answer: Object) -> float:

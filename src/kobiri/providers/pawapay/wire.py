@@ -280,7 +280,7 @@ def _wallet(data: Object, kind: Kind) -> str | None:
     side = inner(data.get("payer" if kind == "collection" else "recipient"))
     if side and text(side.get("type")) != "MMO":
         raise Strange("the wallet is not a phone number")
-    return number(inner(side.get("accountDetails")).get("phoneNumber"), "wallet")
+    return number(inner(side.get("accountDetails")).get("phoneNumber"))
 
 
 def _unknown(status: int, body: bytes) -> Unknown:
