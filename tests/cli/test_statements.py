@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import zip_longest
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -81,7 +82,7 @@ def status(database: TestDatabase) -> dict[str, str]:
 
 def test_an_import_settles_and_tells(cli: Cli, file: Path, database: TestDatabase, there: list[Payment]) -> None:
     said = cli.text("statements", "import", str(file), "--provider", "mtn", "--layout", "generic")
-    assert "1 payment changed." in said
+    assert "1 line changed something." in said
     assert there[1].id in said
     assert "successful there, no payment here" in said
     assert status(database) == {"0": "SUCCESSFUL", "1": "SUCCESSFUL"}
@@ -166,13 +167,135 @@ def test_a_bad_file_is_one_sentence(cli: Cli, tmp_path: Path, data: bytes, code:
     assert said[1].startswith(sentence)
 
 
-def test_nothing_is_half_imported(cli: Cli, file: Path, database: TestDatabase, there: list[Payment]) -> None:
-    with file.open("a") as more:
-        more.write(row(there[0], transaction_id="last", amount="=1+1") + "\n")
-    said = cli.refusal("statements", "import", str(file), "--provider", "mtn", "--layout", "generic")
-    assert said == ("unprocessable", "line 5: the amount '=1+1' cannot be read; write it as 1000.50.")
-    assert status(database) == {"0": "SUCCESSFUL", "1": "TIMEOUT"}
-    assert asyncio.run(database.value("SELECT count(*) FROM events WHERE type = 'statement.imported'")) == 0
+def test_a_line_that_cannot_be_read_is_told_and_stops_no_other(
+    cli: Cli, file: Path, database: TestDatabase, there: list[Payment]
+) -> None:
+    text = file.read_text().splitlines()
+    file.write_text("\n".join([text[0], row(there[0], transaction_id="last", amount="=1+1"), *text[1:]]) + "\n")
+    said = cli.text("statements", "import", str(file), "--provider", "mtn", "--layout", "generic")
+    assert "the amount '=1+1' cannot be read; write it as 1000.50." in said
+    assert status(database) == {"0": "SUCCESSFUL", "1": "SUCCESSFUL"}
+    assert imported(cli, file)["counts"]["unreadable"] == 1
+
+
+# --- a thousand lines -----------------------------------------------------------------------------------------------
+
+THOUSAND = """
+INSERT INTO payments (tenant_id, id, mode, kind, status, amount_minor, currency, payer, network, provider,
+    account_fingerprint, provider_reference, attempt, send_before, expires_at, next_run_at, completed_at, failure_code)
+SELECT p.tenant_id, gen_random_uuid(), p.mode, p.kind, s.status, 1000, 'ZMW', '2609700' || lpad(n::text, 5, '0'),
+    p.network, p.provider, p.account_fingerprint, gen_random_uuid(), 1, p.send_before, p.expires_at,
+    CASE WHEN s.status = 'TIMEOUT' THEN now() + interval '1 hour' END, CASE WHEN s.status <> 'TIMEOUT' THEN now() END,
+    CASE WHEN s.status = 'FAILED' THEN 'payer_declined' END
+FROM payments p, generate_series(1, 938) AS n, LATERAL (
+    SELECT CASE WHEN n <= 900 THEN 'TIMEOUT' WHEN n <= 928 THEN 'SUCCESSFUL' ELSE 'FAILED' END AS status) s
+WHERE p.id = $1
+"""
+
+
+def test_a_thousand_lines_with_all_that_may_be_wrong_with_them(
+    cli: Cli, tmp_path: Path, database: TestDatabase, there: list[Payment]
+) -> None:
+    asyncio.run(database.fetch(THOUSAND, there[0].id))
+    payments = asyncio.run(database.fetch("SELECT * FROM payments WHERE payer LIKE '2609700%' ORDER BY payer"))
+    lines = [
+        row(there[0], reference=str(one["provider_reference"]), transaction_id=f"P{number}", msisdn=one["payer"])
+        for number, one in enumerate(payments)
+    ]
+    lines += [row(payment, transaction_id=payment.provider_transaction_id or "P-open") for payment in there]
+    others = [
+        row(there[0], reference=f"till {number}", transaction_id=f"X{number}", msisdn="5505") for number in range(50)
+    ]
+    bad = [row(there[0], reference="x", transaction_id=f"B{n}", amount=f'"{n + 1},000"') for n in range(10)]
+    # A contradiction that is booked before: of the last payment, as the provider's own callback told it.
+    first = tmp_path / "first.csv"
+    first.write_text("\n".join([HEADER, lines[937]]))
+    assert imported(cli, first)["counts"]["contradicting"] == 1
+    file, report = tmp_path / "thousand.csv", tmp_path / "report.csv"
+    mixed = [line for group in zip_longest(lines, others, bad) for line in group if line]
+    assert len(mixed) == 1_000
+    file.write_text("\n".join([HEADER, *mixed]))
+
+    found = imported(cli, file, "--report", str(report))
+
+    assert {verdict: number for verdict, number in found["counts"].items() if number} == {
+        "settled": 901, "agreed": 29, "contradicting": 10, "missing_ours": 50, "unreadable": 10
+    }  # fmt: skip
+    assert found["changed"] == 910, "the contradiction that was booked before is a fact, and no error"
+    with report.open(newline="") as opened:
+        told = [(int(one["line"]), one["verdict"]) for one in csv.DictReader(opened)]
+    assert [number for number, _ in told] == list(range(2, 1_002)), "each line's fate is told"
+    ledger = "SELECT account, sum(amount_minor)::bigint AS minor FROM ledger_entries GROUP BY account ORDER BY account"
+    booked = {one["account"]: one["minor"] for one in asyncio.run(database.fetch(ledger))}
+    assert (booked["suspense"], sum(booked.values())) == (-10_000, 0)
+
+    before = asyncio.run(everything(database))
+    again = imported(cli, file)
+    assert (again["changed"], again["counts"]["agreed"], again["counts"]["contradicting"]) == (0, 930, 10)
+    assert asyncio.run(everything(database)) == before
+
+
+async def everything(database: TestDatabase) -> list[Any]:
+    tables = ("payments", "events", "ledger_entries", "arrivals", "proposals")
+    return [await database.fetch(f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in tables]
+
+
+# --- proposals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proposal(cli: Cli, there: list[Payment], tmp_path: Path) -> str:
+    """A line that fits the open payment by number, amount and time."""
+    path = tmp_path / "facts.csv"
+    path.write_text("\n".join([HEADER, row(there[1], reference="", transaction_id="F1")]))
+    assert imported(cli, path)["counts"]["proposed"] == 1
+    [found] = cli.json("statements", "proposals")["proposals"]
+    assert (found["payment_id"], found["transaction_id"], found["tenant"]) == (there[1].id, "F1", "shop")
+    assert found["told_in"].endswith(" line 2")
+    return str(found["id"])
+
+
+def rest(database: TestDatabase) -> None:
+    """No request can be on its way any more."""
+    asyncio.run(database.fetch("UPDATE payments SET send_before = now() - interval '1 hour', sent_until = NULL"))
+
+
+def test_a_proposal_settles_nothing_until_a_person_accepts_it(
+    cli: Cli, database: TestDatabase, there: list[Payment], proposal: str
+) -> None:
+    assert status(database)["1"] == "TIMEOUT"
+    rest(database)
+    assert cli.refusal("statements", "accept", proposal, "--reason", " ")[0] == "unprocessable"
+    said = cli.text("statements", "accept", proposal, "--reason", "MTN confirmed it")
+    assert said == f"{there[1].id} is SUCCESSFUL.\n"
+    settled = asyncio.run(database.fetch("SELECT * FROM payments WHERE id = $1", there[1].id))[0]
+    assert settled["provider_transaction_id"] == "F1"
+    assert cli.json("statements", "proposals")["proposals"] == []
+    for word in ("accept", "reject"):
+        refused = cli.refusal("statements", word, proposal, "--reason", "again")
+        assert refused == ("conflict", "It was accepted already.")
+
+
+def test_a_rejected_proposal_leaves_its_payment_as_it_is(
+    cli: Cli, database: TestDatabase, there: list[Payment], proposal: str
+) -> None:
+    assert "stays as it is" in cli.text("statements", "reject", proposal, "--reason", "paid at the counter")
+    assert status(database)["1"] == "TIMEOUT"
+    assert cli.refusal("statements", "accept", proposal, "--reason", "x") == ("conflict", "It was rejected already.")
+    facts = asyncio.run(database.value("SELECT data FROM events WHERE type = 'proposal.rejected'"))
+    assert "paid at the counter" in facts
+
+
+def test_what_cannot_be_accepted_waits_on(
+    cli: Cli, database: TestDatabase, there: list[Payment], proposal: str
+) -> None:
+    rest(database)
+    taken = "UPDATE payments SET provider_transaction_id = 'F1' WHERE id = $1"
+    asyncio.run(database.fetch(taken, there[0].id))
+    assert f"that of payment {there[0].id}" in cli.refusal("statements", "accept", proposal, "--reason", "x")[1]
+    assert [one["id"] for one in cli.json("statements", "proposals")["proposals"]] == [proposal]
+    for id_ in ("nonsense", there[0].id):
+        assert cli.refusal("statements", "accept", id_, "--reason", "x")[0] == "not_found"
 
 
 @pytest.mark.parametrize(
@@ -232,7 +355,7 @@ main()
     [
         (b"\0" * 4_096, "line 1: it is longer than 16384 bytes; this is not a statement."),
         (b"\n" * 4_096, "The file has more than 1000000 lines; split it."),
-        (b'amount,currency,status,reference\n"' * 100, "line 2: "),
+        (b'amount,currency,status,reference\n"' * 100, "More than 1000 lines cannot be read. The first is line 2: "),
     ],
     ids=["noise", "blank lines", "quotes"],
 )

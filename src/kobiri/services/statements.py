@@ -1,24 +1,33 @@
 """Reconciliation: a provider's statement settles what is open and shows where their books and ours differ."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+import structlog
+
+from kobiri.domain import ledger
 from kobiri.domain import statement as statements
-from kobiri.domain.errors import NotFound
-from kobiri.domain.ids import PaymentId, ProviderReference, TenantId
-from kobiri.domain.outcome import Source, Succeeded
-from kobiri.domain.payment import Payment, Review
-from kobiri.domain.statement import Counterpart, Statement, StatementLine, Verdict
+from kobiri.domain.errors import KobiriError, NotFound, Unavailable
+from kobiri.domain.ids import PaymentId, ProviderReference, TenantId, new_id
+from kobiri.domain.ledger import Arrival, Why
+from kobiri.domain.outcome import Source
+from kobiri.domain.payment import Payment, Status, paid_twice, reversed_there
+from kobiri.domain.statement import Counterpart, Statement, StatementLine, Unreadable, Verdict
 from kobiri.services import outcomes
-from kobiri.store import events, payments, tenants
+from kobiri.store import arrivals, events, payments, proposals, tenants
 from kobiri.store import statements as store
+from kobiri.store.arrivals import TransactionTaken
 from kobiri.store.db import PLATFORM, Database
 from kobiri.store.payments import Author
 from kobiri.store.statements import Account, Match
 
+log = structlog.get_logger(__name__)
+
 BATCH = 20_000
+FAILURES_IN_A_ROW = 3  # so many lines that the database did not take, and the rest is not tried
 
 Progress = Callable[[str, int, int], None]
 
@@ -41,7 +50,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """What an import found, and what it changed. `period` None: no line bears a time, so nothing can be missing."""
+    """What an import found, and by how many lines it changed something.
+
+    `period` None: no line bears a time, so nothing can be missing.
+    """
 
     provider: str
     sha256: str
@@ -51,6 +63,8 @@ class Reconciliation:
     lines: int
     undecided: Mapping[str, int]
     others: Mapping[str, int]
+    idle: Mapping[str, int]
+    repeated: int
     unread: Sequence[str]
     counts: Mapping[Verdict, int]
     changed: int
@@ -64,6 +78,31 @@ class _Pair:
     line: StatementLine
     ours: Counterpart | None
     verdict: Verdict
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Import:
+    """What every line of one import needs."""
+
+    db: Database
+    provider: str
+    sha256: str
+    author: Author
+    slugs: Mapping[TenantId, str]
+    account: str  # the fingerprint of the only account of which the statement speaks; "" where it is not known
+
+    def told_in(self, line: StatementLine) -> str:
+        return f"statement {self.sha256[:12]} line {line.number}"
+
+
+@dataclass
+class _Fate:
+    """What became of the lines so far."""
+
+    entries: list[Entry] = field(default_factory=list)
+    changed: int = 0
+    failures: int = 0  # in a row
 
 
 async def reconcile(
@@ -77,23 +116,27 @@ async def reconcile(
 ) -> Reconciliation:
     """Compare a statement with our payments and settle what it settles. Safe to repeat, also after an interruption.
 
-    That a payment is not in the statement settles nothing. Raises NotFound (no payment of this provider), Busy,
-    DatabaseUnavailable.
+    That a payment is not in the statement settles nothing. A line that cannot be applied is told as NOT_APPLIED and
+    stops no other. Raises NotFound (no payment of this provider), Busy, DatabaseUnavailable: before the first line.
     """
     async with db.operator_transaction() as tx:
         if not await store.knows_provider(tx, provider):
             raise NotFound(f"There is no payment of a provider {provider[:40]!r}.")
         imported_before = await store.imported_at(tx, provider, statement.sha256)
         slugs = {tenant.id: tenant.slug for tenant in await tenants.list_tenants(tx)}
-    pairs = await _compare(db, statement.lines, provider, progress)
-    absent = await _absent(db, statement, provider, [pair.ours for pair in pairs if pair.ours])
-    entries, changed = [], 0
-    for done, pair in enumerate(pairs, start=1):
-        entry, written = await _settle(db, provider, pair, author, slugs, dry_run=dry_run)
-        entries.append(entry)
-        changed += written
+    pairs, accounts = await _compare(db, statement.lines, provider, progress)
+    matched = [pair.ours for pair in pairs if pair.ours and pair.verdict is not Verdict.EARLIER_ROAD]
+    absent = await _absent(db, statement, provider, matched)
+    account = next(iter(accounts)).fingerprint if len(accounts) == 1 else ""
+    running = _Import(db, provider, statement.sha256, author, slugs, account)
+    fate = _Fate()
+    # What came besides is told of a payment that its own line has settled.
+    for done, pair in enumerate(sorted(pairs, key=lambda pair: pair.verdict is Verdict.PAID_TWICE), start=1):
+        await _meet(running, pair, fate, dry_run=dry_run)
         if done % 1_000 == 0 or done == len(pairs):
             progress("Settling", done, len(pairs))
+    entries = fate.entries + [_unreadable(row) for row in statement.unreadable]
+    entries.sort(key=lambda entry: entry.line or 0)
     entries += [_absentee(ours, slugs) for ours in absent]
     counts = Counter(entry.verdict for entry in entries)
     found = Reconciliation(
@@ -102,47 +145,79 @@ async def reconcile(
         dry_run=dry_run,
         imported_before=imported_before,
         period=statement.period,
-        lines=len(statement.lines),
+        lines=len(statement.lines) + len(statement.unreadable),
         undecided=statement.undecided,
         others=statement.others,
+        idle=statement.idle,
+        repeated=statement.repeated,
         unread=statement.unread,
         counts={verdict: counts[verdict] for verdict in Verdict},
-        changed=changed,
+        changed=fate.changed,
         entries=entries,
     )
-    if not dry_run and (imported_before is None or changed):
-        await _note(db, found, author)
+    if not dry_run and (imported_before is None or fate.changed):
+        with suppress(Unavailable):  # what was done is done, and is told
+            await _note(db, found, author)
     return found
 
 
 # --- which line speaks of which payment -----------------------------------------------------------------------------
 
 
-async def _compare(db: Database, lines: Sequence[StatementLine], provider: str, progress: Progress) -> list[_Pair]:
-    """Each line with its payment: by our reference, else by their id, else by number, amount and time."""
+async def _compare(
+    db: Database, lines: Sequence[StatementLine], provider: str, progress: Progress
+) -> tuple[list[_Pair], set[Account]]:
+    """Each line with its payment: by our reference, else by their id; facts only propose. And the statement's accounts.
+
+    A transaction id belongs to an account: so the references tell first of which accounts the statement is.
+    """
     matches: dict[int, Match] = {}
-    for match_batch in (store.match_references, store.match_their_ids):
-        left = [line for line in lines if line.number not in matches]
-        for done, batch in _batches(left):
-            async with db.operator_transaction() as tx:
-                matches |= {match.line: match for match in await match_batch(tx, provider, batch)}
-            progress("Matching", len(lines) - len(left) + done, len(lines))
-    known = [match.ours for match in matches.values() if match.ours]
-    left = [line for line in lines if line.number not in matches and _may_fit_by_facts(line)]
-    async with db.operator_transaction() as tx:
-        fits = await store.match_facts(
-            tx, provider, left, {ours.payment_id for ours in known}, {ours.account for ours in known} or None
-        )
-    matches |= {match.line: match for match in fits}
-    progress("Matching", len(lines), len(lines))
-    speakers = Counter(match.ours.payment_id for match in matches.values() if match.ours)
-    earlier = await _earlier(db, provider, [line for line in lines if line.number not in matches])
-    return [earlier.get(line.number) or _pair(line, matches.get(line.number), speakers) for line in lines]
+    for done, batch in _batches(lines):
+        async with db.operator_transaction() as tx:
+            matches |= {match.line: match for match in await store.match_references(tx, provider, batch)}
+        progress("Matching", done, 2 * len(lines))
+    accounts = _accounts(matches.values())
+    left = [line for line in lines if line.number not in matches]
+    by_id: dict[int, Match] = {}
+    for done, batch in _batches(left):
+        async with db.operator_transaction() as tx:
+            by_id |= {m.line: m for m in await store.match_their_ids(tx, provider, batch, accounts or None)}
+        progress("Matching", 2 * len(lines) - len(left) + done, 2 * len(lines))
+    if not accounts:
+        accounts = _accounts(by_id.values())
+        if len(accounts) > 1:  # ids of several accounts, and nothing tells of which the statement is
+            by_id, accounts = {number: Match(number, None) for number in by_id}, set()
+    matches |= by_id
+    left = [line for line in lines if line.number not in matches]
+    others = await _in_suspense(db, provider, left, accounts) | await _earlier(db, provider, left)
+    left = [line for line in left if line.number not in others]
+    others |= await _fitting(db, provider, left, matches.values(), accounts)
+    settled = await _settled_by_statement(db, matches.values(), lines)
+    known = await _known_elsewhere(db, [line for line in lines if line.number not in matches])
+    groups = defaultdict[PaymentId, list[StatementLine]](list)
+    for line in lines:
+        match = matches.get(line.number)
+        if match is not None and match.ours is not None:
+            groups[match.ours.payment_id].append(line)
+
+    def pair(line: StatementLine) -> _Pair:
+        match = matches.get(line.number)
+        if match is not None and match.ours is not None:
+            return _pair(line, match.ours, groups[match.ours.payment_id], settled)
+        if match is not None:
+            return _Pair(line, None, Verdict.AMBIGUOUS)
+        return others.get(line.number) or _unmatched(line, known)
+
+    return [pair(line) for line in lines], accounts
+
+
+def _accounts(matches: Collection[Match]) -> set[Account]:
+    return {Account(match.ours.account, match.ours.mode) for match in matches if match.ours}
 
 
 async def _earlier(db: Database, provider: str, lines: Sequence[StatementLine]) -> dict[int, _Pair]:
     """Lines that were paid by a road on which nothing was sent, as far as we saw, by their numbers."""
-    paid = {line.number: line for line in lines if line.status == "successful"}
+    paid = {line.number: line for line in lines if line.status == "successful" and not line.reverses}
     found: dict[int, _Pair] = {}
     for _, batch in _batches(list(paid.values())):
         async with db.operator_transaction() as tx:
@@ -151,19 +226,103 @@ async def _earlier(db: Database, provider: str, lines: Sequence[StatementLine]) 
     return found
 
 
+async def _in_suspense(
+    db: Database, provider: str, lines: Sequence[StatementLine], accounts: set[Account]
+) -> dict[int, _Pair]:
+    """Lines whose transaction id is that of money in suspense, by their numbers."""
+    paid = {line.number: line for line in lines if line.status == "successful" and not line.reverses}
+    async with db.operator_transaction() as tx:
+        found = await store.match_arrivals(tx, provider, list(paid.values()), accounts or None)
+    return {
+        match.line: _Pair(paid[match.line], match.ours, Verdict.AGREED, "its money waits in suspense")
+        for match in found
+        if match.ours
+    }
+
+
+async def _fitting(
+    db: Database, provider: str, lines: Sequence[StatementLine], matches: Collection[Match], accounts: set[Account]
+) -> dict[int, _Pair]:
+    """Lines that fit a payment by number, amount and time, by their numbers. `matches` are taken."""
+    left = {line.number: line for line in lines if _may_fit_by_facts(line)}
+    taken = {match.ours.payment_id for match in matches if match.ours}
+    async with db.operator_transaction() as tx:
+        found = await store.match_facts(tx, provider, list(left.values()), taken, accounts or None)
+    return {match.line: _fit(left[match.line], match.ours) for match in found}
+
+
 def _may_fit_by_facts(line: StatementLine) -> bool:
     """A line with a reference that is not ours belongs to somebody else; one that failed may be another attempt."""
-    return line.our_reference is None and line.status == "successful"
+    return line.our_reference is None and line.status == "successful" and not line.reverses
 
 
-def _pair(line: StatementLine, match: Match | None, speakers: Mapping[PaymentId, int]) -> _Pair:
-    if match is None:
-        return _Pair(line, None, Verdict.MISSING_OURS if line.status == "successful" else Verdict.FAILED_UNKNOWN)
-    if match.ours is None:
+def _fit(line: StatementLine, ours: Counterpart | None) -> _Pair:
+    """Facts settle nothing: they propose."""
+    if ours is None:
         return _Pair(line, None, Verdict.AMBIGUOUS)
-    if speakers[match.ours.payment_id] > 1:
-        return _Pair(line, match.ours, Verdict.SEVERAL_LINES)
-    return _Pair(line, match.ours, statements.judge(line, match.ours))
+    if ours.status in (Status.SUCCESSFUL, Status.REVERSED):
+        return _Pair(line, ours, Verdict.AGREED, "by number, amount and time alone")
+    return _Pair(line, ours, Verdict.PROPOSED)
+
+
+async def _settled_by_statement(
+    db: Database, matches: Collection[Match], lines: Sequence[StatementLine]
+) -> set[PaymentId]:
+    """Of the payments whose line has another id than we know: those whose id a statement has told."""
+    ids = {line.number: line.their_id for line in lines}
+    odd = [
+        match.ours for match in matches
+        if match.ours and match.ours.their_id and ids[match.line] not in (None, match.ours.their_id)
+    ]  # fmt: skip
+    if not odd:
+        return set()
+    async with db.operator_transaction() as tx:
+        return await store.settled_by_statement(tx, odd)
+
+
+async def _known_elsewhere(db: Database, lines: Sequence[StatementLine]) -> set[str]:
+    """The references among these that are ours all the same: of another provider, or of money that goes out."""
+    references = [reference for line in lines if (reference := _own_reference(line))]
+    if not references:
+        return set()
+    async with db.operator_transaction() as tx:
+        return await store.known_references(tx, references)
+
+
+def _own_reference(line: StatementLine) -> ProviderReference | None:
+    """The line's reference where we may have made it: a UUID of the version that our references have."""
+    reference = statements.reference_of(line.our_reference or "")
+    return ProviderReference(reference) if reference and reference[14] == "4" else None
+
+
+def _pair(
+    line: StatementLine, ours: Counterpart, group: Sequence[StatementLine], settled: Collection[PaymentId]
+) -> _Pair:
+    """A line and its payment; `group` are all lines of that payment, `settled` those whose id a statement has told."""
+    if any(other.reverses for other in group):
+        return _Pair(line, ours, Verdict.REVERSED, "a reversal stands in the statement")
+    if len(group) == 1:
+        is_other = line.their_id and ours.their_id and line.their_id != ours.their_id
+        if is_other and ours.payment_id in settled and line.status == "successful":
+            return _Pair(line, ours, Verdict.PAID_TWICE)
+        return _Pair(line, ours, statements.judge(line, ours))
+    own = statements.own_line(group, ours)
+    if own is None:
+        return _Pair(line, ours, Verdict.SEVERAL_LINES)
+    if own is line or ours.status is Status.FAILED:
+        return _Pair(line, ours, statements.judge(line, ours))
+    return _Pair(line, ours, Verdict.PAID_TWICE)
+
+
+def _unmatched(line: StatementLine, known: Collection[str]) -> _Pair:
+    if line.status == "failed" or line.reverses:
+        return _Pair(line, None, Verdict.FAILED_UNKNOWN)
+    reference = _own_reference(line)
+    if reference in known:
+        return _Pair(line, None, Verdict.MISSING_OURS, "its reference is of another provider, or another direction")
+    if reference is None or line.direction == "out":
+        return _Pair(line, None, Verdict.MISSING_OURS)
+    return _Pair(line, None, Verdict.UNASKED)
 
 
 def _batches(lines: Sequence[StatementLine]) -> Iterator[tuple[int, Sequence[StatementLine]]]:
@@ -179,64 +338,159 @@ async def _absent(
     """Our payments of the statement's period that it does not name, of the accounts of which it speaks."""
     if statement.period is None:
         return []
-    accounts = {Account(ours.account, ours.kind) for ours in matched}
     async with db.operator_transaction() as tx:
-        return await store.missing(
-            tx, provider, statement.period, {ours.payment_id for ours in matched}, accounts or None
-        )
+        seen = {ours.payment_id for ours in matched}
+        return await store.missing(tx, provider, statement.period, seen, matched)
 
 
 # --- what follows from it -------------------------------------------------------------------------------------------
 
-CHANGING = frozenset({Verdict.SETTLED, Verdict.CONTRADICTING, Verdict.DIFFERENT, Verdict.EARLIER_ROAD})
+APPLIED = frozenset({Verdict.SETTLED, Verdict.CONTRADICTING, Verdict.DIFFERENT})
+CHANGING = APPLIED | {
+    Verdict.PROPOSED, Verdict.PAID_TWICE, Verdict.REVERSED, Verdict.EARLIER_ROAD, Verdict.UNASKED
+}  # fmt: skip
 
 
-async def _settle(
-    db: Database, provider: str, pair: _Pair, author: Author, slugs: Mapping[TenantId, str], *, dry_run: bool
-) -> tuple[Entry, bool]:
-    """Bring the line's word to its payment, where it has one to bring; what became of it, and whether it changed."""
-    line, ours, verdict = pair.line, pair.ours, pair.verdict
-    detail, written = _detail(line, ours, verdict), False
-    if ours is not None and verdict in CHANGING and not dry_run:
-        async with db.tenant_transaction(ours.tenant_id) as tx:
-            read = await payments.get(tx, ours.tenant_id, ours.payment_id)
-        assert read is not None, "payments are never deleted"
-        # It may have moved since it was matched. A lease that stands there is somebody else's.
-        before = replace(read.payment, lease_token=None)
-        if verdict is Verdict.EARLIER_ROAD:
-            said = Succeeded(line.their_id, line.money, line.msisdn)
-            suspected = await outcomes.suspect(
-                db, before, _reference(line), provider, ours.account, said, Source.STATEMENT, author
+WHY: Mapping[Verdict, str] = {
+    Verdict.EARLIER_ROAD: "perhaps the payer paid twice",
+    Verdict.PAID_TWICE: "another transaction than the one that settled it",
+    Verdict.PROPOSED: "by number, amount and time: accept or reject it (kobiri statements proposals)",
+}
+
+
+async def _meet(running: _Import, pair: _Pair, fate: _Fate, *, dry_run: bool) -> None:
+    """Bring a line's word to where it belongs. Whatever happens to it, the next one has its turn."""
+    verdict = pair.verdict
+    if dry_run or verdict not in CHANGING:
+        fate.entries.append(_entry(pair.line, pair.ours, verdict, running.slugs, _detail(pair, verdict)))
+        return
+    if fate.failures >= FAILURES_IN_A_ROW:
+        fate.entries.append(_not_applied(running, pair, "not tried, for those before it could not be written"))
+        return
+    try:
+        entry, written = await _settle(running, pair)
+    except KobiriError as error:
+        fate.failures += isinstance(error, Unavailable)
+        fate.entries.append(_not_applied(running, pair, error.detail))
+    except Exception as error:
+        log.exception("statement.line_failed", line=pair.line.number)
+        fate.entries.append(_not_applied(running, pair, f"{type(error).__name__}: the log knows more"))
+    else:
+        fate.failures = 0
+        fate.entries.append(entry)
+        fate.changed += written
+
+
+async def _settle(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
+    """Bring a line's word to its payment; what became of it, and whether that changed anything."""
+    line, verdict, db = pair.line, pair.verdict, running.db
+    told_in = running.told_in(line)
+    if pair.ours is None:
+        return await _book_unasked(running, pair)
+    async with db.tenant_transaction(pair.ours.tenant_id) as tx:
+        read = await payments.get(tx, pair.ours.tenant_id, pair.ours.payment_id)
+    assert read is not None, "payments are never deleted"
+    # It may have moved since it was matched. A lease that stands there is somebody else's.
+    before = replace(read.payment, lease_token=None)
+    success = statements.success_of(line, told_in)
+    match verdict:
+        case Verdict.PROPOSED:
+            return await _propose(running, pair)
+        case Verdict.EARLIER_ROAD:
+            after = await outcomes.suspect(
+                db, before, _reference(line), running.provider, pair.ours.account, success, Source.STATEMENT,
+                running.author,
+            )  # fmt: skip
+        case Verdict.PAID_TWICE:
+            after = await outcomes.note(
+                db, before, lambda payment: paid_twice(payment, success, Source.STATEMENT), running.author
             )
-            return _entry(line, _counterpart(suspected), verdict, slugs, detail), suspected.version != before.version
-        ours = _counterpart(before)
-        verdict = statements.judge(line, ours)
-        detail = _detail(line, ours, verdict)
-        if verdict in CHANGING and _has_word(line, ours, verdict):
-            after = await outcomes.apply(db, before, statements.word_of(line), Source.STATEMENT, read.now, author)
-            written = after.version != before.version
-            ours = _counterpart(after)
-    return _entry(line, ours, verdict, slugs, detail), written
+        case Verdict.REVERSED:
+            after = await outcomes.note(
+                db, before, lambda payment: reversed_there(payment, Source.STATEMENT), running.author
+            )
+        case _:
+            verdict = statements.judge(line, _counterpart(before))
+            pair = replace(pair, ours=_counterpart(before))
+            after = before
+            if verdict in APPLIED and not (verdict is Verdict.DIFFERENT and line.status == "failed"):
+                word = statements.word_of(line, told_in)
+                after = await outcomes.apply(db, before, word, Source.STATEMENT, read.now, running.author)
+            if verdict is Verdict.SETTLED and not after.is_final:
+                verdict = Verdict.DIFFERENT  # its transaction id is another's
+                pair = replace(pair, detail="their transaction id belongs to another payment")
+    ours = _counterpart(after)
+    entry = _entry(line, ours, verdict, running.slugs, _detail(pair, verdict))
+    return entry, after.version != before.version
+
+
+async def _propose(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
+    line, ours = pair.line, pair.ours
+    assert ours is not None, "facts have found it"
+    assert line.at is not None, "by its time"
+    draft = proposals.Draft(
+        ours.payment_id,
+        running.provider,
+        statements.line_digest(running.provider, line),
+        line.their_id,
+        line.money,
+        line.at,
+        running.told_in(line),
+    )
+    async with running.db.tenant_transaction(ours.tenant_id) as tx:
+        added = await proposals.add(tx, ours.tenant_id, new_id(), draft)
+    return _entry(line, ours, pair.verdict, running.slugs, _detail(pair, pair.verdict)), added
+
+
+async def _book_unasked(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
+    """Money under a reference of ours of which there is no payment: the platform keeps it in suspense."""
+    line, verdict, detail = pair.line, pair.verdict, pair.detail
+    try:
+        booked = await book_unasked(
+            running.db,
+            _reference(line),
+            Arrival(
+                running.provider,
+                running.account,
+                line.money,
+                Why.UNASKED,
+                Source.STATEMENT,
+                line.their_id,
+                running.told_in(line),
+            ),
+            running.author,
+        )
+    except TransactionTaken:
+        booked, verdict, detail = False, Verdict.MISSING_OURS, "their transaction id belongs to a payment here"
+    return _entry(line, None, verdict, running.slugs, detail), booked
+
+
+async def book_unasked(db: Database, reference: ProviderReference, arrival: Arrival, author: Author) -> bool:
+    """Book money under a reference of ours of which there is no payment, once; whether it is new.
+
+    Raises TransactionTaken.
+    """
+    id_ = new_id()
+    async with db.tenant_transaction(PLATFORM) as tx:
+        booked = await arrivals.book_unasked(tx, PLATFORM, id_, reference, ledger.arrived_unexpectedly(arrival))
+        if booked:
+            facts = {"provider": arrival.provider, "provider_reference": reference, "told_in": arrival.told_in}
+            await events.insert(tx, PLATFORM, "arrival.booked", id_, author.actor, facts)
+    return booked
 
 
 def _reference(line: StatementLine) -> ProviderReference:
-    reference = store.reference_of(line)
+    reference = statements.reference_of(line.our_reference or "")
     assert reference is not None, "it was matched by it"
     return ProviderReference(reference)
 
 
-def _has_word(line: StatementLine, ours: Counterpart, verdict: Verdict) -> bool:
-    """Whether the state machine has something to say. A difference that a person looks at already has been said."""
-    if verdict is not Verdict.DIFFERENT:
-        return True
-    return line.status == "successful" and ours.review is not Review.MISMATCHED
-
-
-def _detail(line: StatementLine, ours: Counterpart | None, verdict: Verdict) -> str | None:
-    if ours is None:
-        return None
-    if verdict is Verdict.EARLIER_ROAD:
-        return "perhaps the payer paid twice"
+def _detail(pair: _Pair, verdict: Verdict) -> str | None:
+    line, ours = pair.line, pair.ours
+    if pair.detail is not None or ours is None:
+        return pair.detail
+    if verdict in WHY:
+        return WHY[verdict]
     if verdict is Verdict.CONTRADICTING:
         return f"they say {line.status}, we say {ours.status}"
     different = statements.difference(line, ours)
@@ -262,6 +516,14 @@ def _entry(
     )
 
 
+def _not_applied(running: _Import, pair: _Pair, why: str) -> Entry:
+    return _entry(pair.line, pair.ours, Verdict.NOT_APPLIED, running.slugs, f"{pair.verdict}: {why}")
+
+
+def _unreadable(row: Unreadable) -> Entry:
+    return Entry(Verdict.UNREADABLE, line=row.number, detail=row.reason)
+
+
 def _absentee(ours: Counterpart, slugs: Mapping[TenantId, str]) -> Entry:
     return Entry(
         verdict=Verdict.MISSING_THEIRS if ours.status == "SUCCESSFUL" else Verdict.TIMEOUT_MISSING_THEIRS,
@@ -277,6 +539,7 @@ def _counterpart(payment: Payment) -> Counterpart:
     return Counterpart(
         tenant_id=payment.tenant_id,
         payment_id=payment.id,
+        mode=payment.mode,
         kind=payment.kind,
         status=payment.status,
         money=payment.money,
@@ -295,6 +558,8 @@ async def _note(db: Database, found: Reconciliation, author: Author) -> None:
         "lines": found.lines,
         "undecided": sum(found.undecided.values()),
         "others": sum(found.others.values()),
+        "idle": sum(found.idle.values()),
+        "repeated": found.repeated,
         "changed": found.changed,
         "counts": {verdict.value: count for verdict, count in found.counts.items() if count},
     }

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from kobiri.domain.ids import PaymentId, TenantId
-from kobiri.domain.ledger import Arrival, Why
+from kobiri.domain.ids import PaymentId, ProviderReference, TenantId
+from kobiri.domain.ledger import Arrival, Movement, Why
 from kobiri.domain.money import Money
 from kobiri.domain.outcome import Source
 from kobiri.store.db import Record, Tx, UniqueViolation
@@ -48,6 +48,51 @@ async def insert(tx: Tx, tenant_id: TenantId, id_: str, payment_id: PaymentId, a
         arrival.source,
         arrival.told_in,
     )
+
+
+# The movement is written with the arrival, or not at all.
+BOOK_UNASKED = """
+WITH arrived AS (
+    INSERT INTO arrivals (tenant_id, id, provider, account_fingerprint, provider_reference, transaction_id,
+        amount_minor, currency, why, source, told_in)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+    ON CONFLICT DO NOTHING RETURNING id
+), booked AS (
+    INSERT INTO ledger_entries (tenant_id, arrival_id, reason, account, amount_minor, currency)
+    SELECT $1, a.id, $12, l.account, l.amount_minor, l.currency
+    FROM arrived a, unnest($13::text[], $14::bigint[], $15::text[]) AS l (account, amount_minor, currency)
+)
+SELECT true FROM arrived
+"""
+
+
+async def book_unasked(tx: Tx, tenant_id: TenantId, id_: str, reference: ProviderReference, movement: Movement) -> bool:
+    """Book money under a reference of ours of which there is no payment. False: it is booked already.
+
+    Raises TransactionTaken.
+    """
+    arrival = movement.arrival
+    assert arrival is not None, "it brings money into suspense"
+    with refusing_taken():
+        booked = await tx.fetchval(
+            BOOK_UNASKED,
+            tenant_id,
+            id_,
+            arrival.provider,
+            arrival.account,
+            reference,
+            arrival.transaction_id,
+            arrival.money.minor,
+            arrival.money.currency,
+            arrival.why,
+            arrival.source,
+            arrival.told_in,
+            movement.reason,
+            [posting.account for posting in movement.postings],
+            [posting.minor for posting in movement.postings],
+            [posting.currency for posting in movement.postings],
+        )
+    return bool(booked)
 
 
 async def of_payment(tx: Tx, tenant_id: TenantId, payment_id: PaymentId) -> list[Arrival]:

@@ -4,10 +4,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from kobiri.domain.ids import PaymentId, TenantId, parse_id
+from kobiri.domain.ids import PaymentId, TenantId
 from kobiri.domain.money import Money
-from kobiri.domain.payment import Review, Status
-from kobiri.domain.statement import Counterpart, StatementLine
+from kobiri.domain.payment import Mode, Review, Status
+from kobiri.domain.statement import Counterpart, StatementLine, reference_of
 from kobiri.store.db import PLATFORM, Record, Tx
 
 # The provider's clock may be behind ours; a payer answers within the day.
@@ -27,18 +27,18 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A provider account by its fingerprint, and one kind of movement there."""
+    """A provider account by its fingerprint, and the mode of the payments there."""
 
     fingerprint: str
-    kind: str
+    mode: Mode
 
 
 OURS = """
-    p.tenant_id, p.id, p.kind, p.status, p.amount_minor, p.currency, p.payer, p.provider_transaction_id,
+    p.tenant_id, p.id, p.mode, p.kind, p.status, p.amount_minor, p.currency, p.payer, p.provider_transaction_id,
     p.account_fingerprint, p.review
 """
 
-# Money that comes in is a collection, money that goes out is anything else.
+# Money that comes in is a collection, money that goes out is anything else. A reversal tells no direction ($4).
 SAME_DIRECTION = "(l.direction IS NULL OR (l.direction = 'in') = (p.kind = 'collection'))"
 
 BY_REFERENCE = f"""
@@ -48,29 +48,49 @@ JOIN payments p ON p.provider_reference = l.reference
 WHERE p.provider = $1 AND {SAME_DIRECTION}
 """  # noqa: S608  # put together from the constants above
 
-# References that a payment had before, on roads on which nothing was sent.
+# References that a payment had before, on roads on which nothing was sent: the account is that road's.
 BY_EARLIER_REFERENCE = f"""
-SELECT l.number, 1 AS fits, {OURS}
+SELECT l.number, 1 AS fits, {OURS.replace("p.account_fingerprint", "a.account_fingerprint")}
 FROM unnest($2::integer[], $3::uuid[], $4::text[]) AS l (number, reference, direction)
 JOIN attempts a ON a.provider_reference = l.reference
 JOIN payments p ON p.tenant_id = a.tenant_id AND p.id = a.payment_id
 WHERE a.provider = $1 AND {SAME_DIRECTION}
 """  # noqa: S608  # the same
 
+KNOWN_REFERENCES = """
+SELECT provider_reference FROM payments WHERE provider_reference = ANY ($1::uuid[])
+UNION ALL
+SELECT provider_reference FROM attempts WHERE provider_reference = ANY ($1)
+"""
+
+# The same id at another account is another transaction.
 BY_THEIR_ID = f"""
 SELECT DISTINCT ON (l.number) l.number, count(*) OVER (PARTITION BY l.number) AS fits, {OURS}
 FROM unnest($2::integer[], $3::text[], $4::text[]) AS l (number, their_id, direction)
 JOIN payments p ON p.provider_transaction_id = l.their_id
 WHERE p.provider = $1 AND {SAME_DIRECTION}
+    AND ($5::text[] IS NULL OR (p.account_fingerprint, p.mode) IN (SELECT * FROM unnest($5, $6::text[])))
+ORDER BY l.number
+"""  # noqa: S608  # the same
+
+# Ids of money that waits in suspense: the line tells nothing new.
+BY_ARRIVALS_ID = f"""
+SELECT DISTINCT ON (l.number) l.number, count(*) OVER (PARTITION BY l.number) AS fits, {OURS}
+FROM unnest($2::integer[], $3::text[], $4::text[]) AS l (number, their_id, direction)
+JOIN arrivals a ON a.transaction_id = l.their_id AND a.provider = $1
+JOIN payments p ON p.tenant_id = a.tenant_id AND p.id = a.payment_id
+WHERE {SAME_DIRECTION}
+    AND ($5::text[] IS NULL OR (a.account_fingerprint, p.mode) IN (SELECT * FROM unnest($5, $6::text[])))
 ORDER BY l.number
 """  # noqa: S608  # the same
 
 # Both sides must be alone: one line for the payment, one payment for the line. Payments that a stronger mark has taken
-# ($9) are none, nor are those whose transaction at the provider is known to be another, nor those that surely never
-# reached it (Payment.surely_unsent).
+# ($9) are none, nor are those that surely never reached the provider (Payment.surely_unsent). A payment that has
+# another transaction id does not fit, but it may have been this line's all the same, under another kind of id: so the
+# line fits no other payment either.
 BY_FACTS = f"""
 SELECT DISTINCT ON (number) * FROM (
-    SELECT l.number,
+    SELECT l.number, (l.their_id = p.provider_transaction_id) IS FALSE AS is_other,
         greatest(count(*) OVER (PARTITION BY l.number), count(*) OVER (PARTITION BY p.tenant_id, p.id)) AS fits, {OURS}
     FROM unnest($2::integer[], $3::bigint[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[])
         AS l (number, amount_minor, currency, payer, at, their_id, direction)
@@ -78,13 +98,20 @@ SELECT DISTINCT ON (number) * FROM (
         AND p.created_at BETWEEN l.at - $12::interval AND l.at + $11::interval
     WHERE p.provider = $1 AND {SAME_DIRECTION}
         AND p.created_at BETWEEN $13::timestamptz - $12 AND $14::timestamptz + $11
-        AND (l.their_id = p.provider_transaction_id) IS NOT FALSE
         AND NOT ((p.attempt = 0 OR p.unsent) AND NOT p.sent_before AND p.accepted_at IS NULL)
-        AND ($10::text[] IS NULL OR p.account_fingerprint = ANY ($10))
+        AND ($10::text[] IS NULL OR (p.account_fingerprint, p.mode) IN (SELECT * FROM unnest($10, $15::text[])))
         AND NOT EXISTS (SELECT FROM unnest($9::uuid[]) AS taken (id) WHERE taken.id = p.id)
 ) pairs
+WHERE NOT is_other
 ORDER BY number
 """  # noqa: S608  # the same
+
+# Payments that a statement's line has settled: their transaction id is of the kind that statements show.
+SETTLED_BY_STATEMENT = """
+SELECT e.subject_id FROM unnest($1::uuid[], $2::text[]) AS wanted (tenant_id, subject_id)
+JOIN events e ON e.tenant_id = wanted.tenant_id AND e.subject_id = wanted.subject_id
+WHERE e.type = 'payment.succeeded' AND e.data->>'source' = 'statement'
+"""
 
 MISSING = f"""
 SELECT {OURS} FROM payments p
@@ -127,28 +154,49 @@ async def match_earlier_references(tx: Tx, provider: str, lines: Sequence[Statem
 
 
 async def _match_references(tx: Tx, sql: str, provider: str, lines: Sequence[StatementLine]) -> list[Match]:
-    ours = [(line, reference) for line in lines if (reference := reference_of(line)) is not None]
+    ours = [(line, reference) for line in lines if (reference := reference_of(line.our_reference or "")) is not None]
     rows = await _fetch(
         tx,
         sql,
         provider,
         [line.number for line, _ in ours],
         [reference for _, reference in ours],
-        [line.direction for line, _ in ours],
+        [_direction(line) for line, _ in ours],
     )
     return [_match(row) for row in rows]
 
 
-async def match_their_ids(tx: Tx, provider: str, lines: Sequence[StatementLine]) -> list[Match]:
-    """The payments that bear the lines' transaction ids."""
+async def known_references(tx: Tx, references: Collection[str]) -> set[str]:
+    """Which of these are ours, of whatever provider."""
+    return {str(row[0]) for row in await _fetch(tx, KNOWN_REFERENCES, list(references))}
+
+
+async def match_their_ids(
+    tx: Tx, provider: str, lines: Sequence[StatementLine], accounts: Collection[Account] | None
+) -> list[Match]:
+    """The payments that bear the lines' transaction ids. `accounts`: of these alone; None: of all."""
+    return await _match_ids(tx, BY_THEIR_ID, provider, lines, accounts)
+
+
+async def match_arrivals(
+    tx: Tx, provider: str, lines: Sequence[StatementLine], accounts: Collection[Account] | None
+) -> list[Match]:
+    """The payments about which money with the lines' transaction ids waits in suspense."""
+    return await _match_ids(tx, BY_ARRIVALS_ID, provider, lines, accounts)
+
+
+async def _match_ids(
+    tx: Tx, sql: str, provider: str, lines: Sequence[StatementLine], accounts: Collection[Account] | None
+) -> list[Match]:
     known = [line for line in lines if line.their_id is not None]
     rows = await _fetch(
         tx,
-        BY_THEIR_ID,
+        sql,
         provider,
         [line.number for line in known],
         [line.their_id for line in known],
-        [line.direction for line in known],
+        [_direction(line) for line in known],
+        *_zipped(accounts),
     )
     return [_match(row) for row in rows]
 
@@ -158,15 +206,16 @@ async def match_facts(
     provider: str,
     lines: Sequence[StatementLine],
     taken: Collection[PaymentId],
-    fingerprints: Collection[str] | None,
+    accounts: Collection[Account] | None,
 ) -> list[Match]:
     """The payments of the same number and amount at about the same time. All lines that may fit must come in one call.
 
-    Lines without number or time are left out. `fingerprints`: of these accounts alone; None: of all.
+    Lines without number or time are left out. `accounts`: of these alone; None: of all.
     """
     told = [(line, line.at) for line in lines if line.at is not None and line.msisdn is not None]
     if not told:
         return []
+    fingerprints, modes = _zipped(accounts)
     rows = await _fetch(
         tx,
         BY_FACTS,
@@ -177,15 +226,22 @@ async def match_facts(
         [line.msisdn for line, _ in told],
         [at for _, at in told],
         [line.their_id for line, _ in told],
-        [line.direction for line, _ in told],
+        [_direction(line) for line, _ in told],
         list(taken),
-        None if fingerprints is None else list(fingerprints),
+        fingerprints,
         FACTS_BEFORE,
         FACTS_AFTER,
         min(at for _, at in told),
         max(at for _, at in told),
+        modes,
     )
     return [_match(row) for row in rows]
+
+
+async def settled_by_statement(tx: Tx, ours: Sequence[Counterpart]) -> set[PaymentId]:
+    """Which of these payments a line of a statement has settled."""
+    tenants, ids = [one.tenant_id for one in ours], [one.payment_id for one in ours]
+    return {PaymentId(row[0]) for row in await _fetch(tx, SETTLED_BY_STATEMENT, tenants, ids)}
 
 
 async def missing(
@@ -193,27 +249,33 @@ async def missing(
     provider: str,
     period: tuple[datetime, datetime],
     seen: Collection[PaymentId],
-    accounts: Collection[Account] | None,
+    spoken_of: Collection[Counterpart],
 ) -> list[Counterpart]:
-    """Payments made in the period, SUCCESSFUL or TIMEOUT, that are not among `seen`. `accounts` None: of all."""
+    """Payments made in the period, SUCCESSFUL or TIMEOUT, that are not among `seen`.
+
+    Of the accounts and kinds of movement of those that are `spoken_of` alone; of all where there are none.
+    """
+    scopes = list({(ours.account, ours.kind) for ours in spoken_of})
     rows = await _fetch(
         tx,
         MISSING,
         provider,
         *period,
         list(seen),
-        None if accounts is None else [account.fingerprint for account in accounts],
-        None if accounts is None else [account.kind for account in accounts],
+        [account for account, _ in scopes] or None,
+        [kind for _, kind in scopes] or None,
     )
     return [_counterpart(row) for row in rows]
 
 
-def reference_of(line: StatementLine) -> str | None:
-    """The reference in the form of ours, hyphens or none; None when we cannot have made it."""
-    text = line.our_reference or ""
-    if len(text) == 32:
-        text = "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
-    return parse_id(text)
+def _direction(line: StatementLine) -> str | None:
+    return None if line.reverses else line.direction
+
+
+def _zipped(accounts: Collection[Account] | None) -> tuple[list[str] | None, list[str] | None]:
+    if accounts is None:
+        return None, None
+    return [account.fingerprint for account in accounts], [account.mode for account in accounts]
 
 
 async def _take_time(tx: Tx) -> None:
@@ -239,6 +301,7 @@ def _counterpart(row: Record) -> Counterpart:
     return Counterpart(
         tenant_id=TenantId(str(row["tenant_id"])),
         payment_id=PaymentId(str(row["id"])),
+        mode=row["mode"],
         kind=row["kind"],
         status=Status(row["status"]),
         money=Money(row["amount_minor"], row["currency"]),
