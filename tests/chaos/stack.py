@@ -82,6 +82,15 @@ class Site:
                     self.counts["started again"] += 1
             await asyncio.sleep(RESPAWN_AFTER_S)
 
+    async def stop_workers(self) -> None:
+        """So that nothing changes any more while one looks."""
+        workers = [process for name, process in self._slots if name == "worker"]
+        self._slots = [(name, process) for name, process in self._slots if name != "worker"]
+        for worker in workers:
+            worker.signal(signal.SIGTERM)
+        for worker in workers:
+            await worker.ended()
+
     async def carry_out(self, plan: Plan, began: float) -> None:
         """Every step at its time; ends when the last one is over."""
         async with asyncio.TaskGroup() as group:

@@ -80,6 +80,9 @@ FINE = {
         FAILED, heard={ID: [Heard("paid", NOW - timedelta(seconds=1))]}
     ),
     "told so, in review": replace(with_row(status="FAILED", review="contradicted"), heard={ID: [Heard("paid", LATER)]}),
+    "told so, and about to be asked": replace(
+        with_row(status="FAILED", next_run_at=LATER), heard={ID: [Heard("paid", LATER)]}
+    ),
     "told so, and lied about since": replace(
         FAILED,
         lies={ID: [replace(LIE, last_at=LATER)]},
