@@ -158,6 +158,8 @@ SAME: list[dict[str, object]] = [
     {"amount": "10.0"},
     {"payer": "+260 96 1234567"},
     {"payer": "0961234567"},
+    {"payer": "\u202d+260\u00a096\u20111234567\u202c\n"},
+    {"payer": "+260 (0)961234567"},
     {"metadata": {}},
     {"reference": None},
 ]
