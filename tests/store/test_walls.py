@@ -7,10 +7,11 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from kobiri.domain.ids import TenantId
+from kobiri.domain.ids import TenantId, new_provider_reference
 from kobiri.domain.outcome import Accepted, Source
 from kobiri.domain.payment import EventDraft, Review, transition
-from kobiri.store import events, idempotency, payments
+from kobiri.store import attempts, events, idempotency, payments
+from kobiri.store.attempts import EarlierRoad
 from kobiri.store.db import PLATFORM, Database
 from kobiri.store.payments import Answer, Claim
 from tests.conftest import TestDatabase
@@ -241,9 +242,17 @@ async def test_without_the_databases_wall_the_application_writes_nothing_of_anot
     assert payment.lease_token is not None
     road, answer = replace(theirs, provider="other"), Answer("k", 201, b"theirs")
     await database.fetch("UPDATE payments SET review = 'unresolved'")
+    left = EarlierRoad(other, payment.id, 0, "mtn", None, "somewhere", new_provider_reference(), 0)
+    await database.fetch(
+        "INSERT INTO attempts (tenant_id, payment_id, attempt, provider, account_fingerprint, provider_reference,"
+        " reason) VALUES ($1, $2, 0, 'mtn', 'somewhere', $3, 'no token')",
+        mine, payment.id, left.provider_reference,
+    )  # fmt: skip
 
     async def rows() -> list[asyncpg.Record]:
-        return await database.fetch("SELECT * FROM payments p JOIN idempotency_keys k ON k.payment_id = p.id")
+        return await database.fetch(
+            "SELECT * FROM payments p JOIN idempotency_keys k ON k.payment_id = p.id JOIN attempts a ON a.payment_id = p.id"
+        )
 
     before = await rows()
     owner = await asyncpg.connect(database.owner_dsn)
@@ -255,6 +264,8 @@ async def test_without_the_databases_wall_the_application_writes_nothing_of_anot
         assert not await idempotency.answer(owner, theirs, answer)
         await payments.release(owner, Claim(other, payment.id, payment.lease_token))
         await payments.note_review_told(owner, replace(theirs, review=Review.UNRESOLVED))
+        await attempts.hint(owner, other, left.provider_reference)
+        await attempts.answered(owner, left, 1, MINUTE)
         assert await rows() == before
         await owner.execute("UPDATE payments SET lease_token = NULL")
         before = await rows()

@@ -444,6 +444,29 @@ async def test_a_callback_for_the_road_that_was_left_settles_nothing_and_makes_u
     assert (kept["verdict"], str(kept["payment_id"])) == ("hint", payment["id"])
 
 
+@pytest.mark.parametrize("account", ["points elsewhere", "is gone"])
+async def test_another_account_does_not_answer_for_the_road_that_was_left(two: Two, account: str) -> None:
+    _, old = await rerouted_and_waiting(two)
+    assert (await post_callback(two.api, callback(old))).status_code == 200
+    parts = gateway(two.api)
+    roads, others = parts.roads, [two.second]
+    if account == "points elsewhere":
+        values = {**two.first.account.values, "collection_api_user": "8c5f5a5e-0000-4000-8000-000000000002"}
+        others.append(Road(MtnProvider(replace(two.first.account, values=values))))
+
+    async def still_asked_by(those: Roads) -> bool:
+        object.__setattr__(parts, "roads", those)
+        await two.api.database.fetch("UPDATE attempts SET next_run_at = now()")
+        assert await checking.ask_earlier_roads(parts) == 1
+        (left,) = await two.left_behind()
+        return left["next_run_at"] is not None
+
+    assert await still_asked_by(Roads(parts.db, others)), "the account that was used may know it"
+    assert not await still_asked_by(roads), "it does not"
+    for road in others[1:]:
+        await road.close()
+
+
 @pytest.mark.parametrize(("payer", "pays"), [("260961234567", True), ("260960000451", False)])
 async def test_a_road_that_knows_what_it_was_never_sent_gives_the_payment_to_a_person_unless_no_money_moved(
     two: Two, payer: str, pays: bool
