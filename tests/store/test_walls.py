@@ -251,7 +251,8 @@ async def test_without_the_databases_wall_the_application_writes_nothing_of_anot
 
     async def rows() -> list[asyncpg.Record]:
         return await database.fetch(
-            "SELECT * FROM payments p JOIN idempotency_keys k ON k.payment_id = p.id JOIN attempts a ON a.payment_id = p.id"
+            "SELECT * FROM payments p JOIN idempotency_keys k ON k.payment_id = p.id"
+            " JOIN attempts a ON a.payment_id = p.id"
         )
 
     before = await rows()
