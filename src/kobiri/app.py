@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Container
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -45,6 +46,7 @@ log = structlog.get_logger(__name__)
 NOTE_KEY_USE_S = 60
 OPERATOR_CONNECTIONS = 2
 SECRETS_FILE = "secrets"
+PEPPER_LENGTH = 32
 MASTER_KEYS_FILE = "master-keys"
 DRAIN = signal.SIGUSR1
 
@@ -89,9 +91,13 @@ def pepper(settings: Settings) -> bytes:
     if not settings.uses_embedded_database:
         raise ConfigurationError("API_KEY_PEPPER is not set; make one with: openssl rand -hex 32")
     path = settings.kobiri_home / SECRETS_FILE
-    if not path.exists():
-        _write_secret(path, secrets.token_hex(32))
-    return path.read_text().strip().encode()
+    text = _kept_secret(path, secrets.token_hex(32))
+    if len(text) < PEPPER_LENGTH:
+        raise ConfigurationError(
+            f"{path} is cut short, perhaps by a power cut: put it back from your backup. Without it no API key is"
+            " valid; to begin anew remove it and make new keys."
+        )
+    return text.encode()
 
 
 def master_keys(settings: Settings) -> MasterKeys | None:
@@ -101,9 +107,14 @@ def master_keys(settings: Settings) -> MasterKeys | None:
     if not settings.uses_embedded_database:
         return None
     path = settings.kobiri_home / MASTER_KEYS_FILE
-    if not path.exists():
-        _write_secret(path, f"first:{base64.b64encode(secrets.token_bytes(32)).decode()}")
-    return MasterKeys.parse(path.read_text().strip())
+    text = _kept_secret(path, f"first:{base64.b64encode(secrets.token_bytes(32)).decode()}")
+    try:
+        return MasterKeys.parse(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{path} is cut short or damaged ({error}): put it back from your backup. Without it no merchant's provider"
+            " account opens; to begin anew remove it and set these accounts again."
+        ) from None
 
 
 def account_maker(settings: Settings) -> Make:
@@ -327,18 +338,31 @@ def _newest_migration() -> str:
     return max(path.name[:4] for path in folder.glob("[0-9]*.py"))
 
 
+def _kept_secret(path: Path, new: str) -> str:
+    """The text of a secret's file, which is made with `new` where there is none."""
+    if not path.exists():
+        _write_secret(path, new)
+    return path.read_text().strip()
+
+
 def _write_secret(path: Path, text: str) -> None:
+    """Whole, or not at all: also when the power fails in the middle of this, or just after it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text + "\n")
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        os.link(temporary, path)  # whoever is first wins: two processes must not make two peppers
-    except FileExistsError:
-        pass
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(descriptor)
+        with suppress(FileExistsError):
+            os.link(temporary, path)  # whoever is first wins: two processes must not make two peppers
     finally:
-        temporary.unlink()
+        Path(temporary).unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def check(settings: Settings) -> None:
@@ -347,6 +371,7 @@ def check(settings: Settings) -> None:
     Raises ConfigurationError, DatabaseUnavailable, DatabaseRefused and the driver's errors.
     """
     pepper(settings)
+    master_keys(settings)
     for entry in registry.PROVIDERS:
         registry.platform_account(settings, entry.spec)
 

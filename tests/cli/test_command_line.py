@@ -158,3 +158,12 @@ def test_as_a_real_process() -> None:
             assert json.loads(done.stdout)["error"]["detail"].startswith("PORT: ")
         else:
             assert done.stderr.startswith("PORT: ")
+
+
+@pytest.mark.parametrize("name", ["secrets", "master-keys"])
+def test_no_process_starts_with_a_secret_that_was_cut_short(make_cli: MakeCli, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    for command in ("serve", "worker"):
+        code, sentence = make_cli(API_KEY_PEPPER=None).refusal(command)
+        assert code == "configuration"
+        assert str(tmp_path / name) in sentence
