@@ -6,6 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from kobiri import app as kobiri_app
@@ -157,3 +158,27 @@ async def test_columns_that_a_migration_adds_disturb_nobody(api: Api) -> None:
     for n in range(10):
         await all_work(f"after-{n}")
     assert (await read(api, first["id"])) == done
+
+
+async def test_a_defects_traceback_tells_nothing_of_a_payment(api: Api) -> None:
+    """The API's 500 and the worker's: by code, without the description, the metadata, the reference."""
+    canary = "canary-school-fees-77120"
+    words: dict[str, Any] = {"description": canary, "reference": canary, "metadata": {"note": canary}}
+    waiting = (await api.pay(headers={"prefer": "respond-async"}, **words)).json()
+    raising = "CREATE FUNCTION quote_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+    raising += " RAISE EXCEPTION 'Failing row %', NEW USING ERRCODE = '22023', DETAIL = NEW.description; END $$"
+    await api.database.fetch(raising)
+    await api.database.fetch(
+        "CREATE TRIGGER t BEFORE INSERT OR UPDATE ON payments FOR EACH ROW WHEN (NEW.description IS NOT NULL)"
+        " EXECUTE FUNCTION quote_it()"
+    )
+    with capture_logs([structlog.processors.format_exc_info]) as lines:
+        assert (await api.pay(**words | {"reference": "other"})).status_code == 500
+        with pytest.raises(asyncpg.DataError) as raised:
+            await work(api)
+        structlog.get_logger("kobiri").error("worker.crashed", exc_info=raised.value)
+    told = [line for line in lines if line["log_level"] == "error"]
+    assert [line["event"] for line in told] == ["request.crashed", "worker.crashed"]
+    assert all("22023" in line["exception"] for line in told), told
+    assert canary not in str(lines)
+    assert waiting["id"]

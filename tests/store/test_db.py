@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ import asyncpg
 import pytest
 
 from kobiri import embedded
-from kobiri.domain.errors import Busy, DatabaseUnavailable
+from kobiri.domain.errors import Busy, DatabaseUnavailable, NotFound
 from kobiri.store import db as store_db
 from kobiri.store.db import PLATFORM, CommitUnknown, Database, LockTimeout
 from kobiri.store.migrations import run as migrations
@@ -430,3 +431,51 @@ async def test_the_pool_recovers_when_the_server_comes_back(tmp_path: Path) -> N
         await db.close()
     finally:
         await asyncio.to_thread(embedded.remove, tmp_path)
+
+
+CANARY = "canary-school-fees-77120"
+
+# What PostgreSQL and its driver quote: in the message, in its detail, of a row, of an argument.
+QUOTING = {
+    "SELECT $1::text::uuid": "22P02",
+    "SELECT $1::text::jsonb": "22P02",
+    "SELECT $1::text::timestamptz": "22007",
+    "UPDATE payments SET amount_minor = $1::text::bigint": "22P02",
+    "SELECT $1::integer": "22000",
+    "SELECT $1::uuid": "22000",
+    "INSERT INTO notes VALUES ($1), ($1)": "23505",
+    "INSERT INTO notes VALUES ($1), (NULL)": "23502",
+    "INSERT INTO notes VALUES ($1 || '-')": "23514",
+    "INSERT INTO words SELECT FROM (SELECT raise_it($1)) quoted": "P0001",
+}
+
+
+@pytest.mark.parametrize("way", ["tenant_transaction", "gate_transaction", "operator_transaction"])
+async def test_no_error_of_the_driver_quotes_a_value(db: Database, database: TestDatabase, way: str) -> None:
+    """Whoever logs it, with all that led to it: what a payer buys is nobody else's business."""
+    tenant_id = await make_tenant(db)
+    await insert(db, make_payment(tenant_id, description=CANARY))
+    for sql in (
+        "CREATE TABLE notes (note text PRIMARY KEY, CONSTRAINT no_dash CHECK (note NOT LIKE '%-'))",
+        "CREATE TABLE words ()",
+        "CREATE FUNCTION raise_it(word text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not so' USING DETAIL = word; END $$",
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO kobiri_api, kobiri_operator",
+    ):
+        await database.fetch(sql)
+
+    async def fail(sql: str) -> None:
+        opened = db.tenant_transaction(tenant_id) if way == "tenant_transaction" else getattr(db, way)()
+        async with opened as tx:
+            try:
+                await tx.execute(sql, CANARY)
+            except asyncpg.CheckViolationError as error:
+                raise NotFound from error  # as the services say it in their words
+
+    for sql, sqlstate in QUOTING.items():
+        with pytest.raises((asyncpg.PostgresError, NotFound)) as raised:
+            await fail(sql)
+        told = "".join(traceback.format_exception(raised.value))
+        assert CANARY not in told, told
+        cause = raised.value.__cause__ if isinstance(raised.value, NotFound) else raised.value
+        assert isinstance(cause, asyncpg.PostgresError)
+        assert cause.sqlstate == sqlstate, sql

@@ -185,6 +185,7 @@ class _Transaction(AbstractAsyncContextManager[Tx]):
 
     async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is not None:
+            _hide_values(error)
             await self._abandon(error)
             return
         try:
@@ -192,6 +193,7 @@ class _Transaction(AbstractAsyncContextManager[Tx]):
             # PostgreSQL rolls back, and calls that no error, where a statement's error was swallowed before.
             assert done == "COMMIT", "an error inside of this transaction was swallowed"
         except BaseException as refusal:
+            _hide_values(refusal)
             try:
                 await self._abandon(refusal)
             except DatabaseUnavailable as lost:
@@ -212,6 +214,19 @@ class _Transaction(AbstractAsyncContextManager[Tx]):
             self._pool.release(self._connection)
         if ours is not error:
             raise ours from error
+
+
+def _hide_values(error: BaseException | None) -> None:
+    """Take out of an error, and of those that led to it, what it quotes of rows and arguments: it may be logged."""
+    while error is not None:
+        if isinstance(error, asyncpg.PostgresError):
+            error.detail = None
+            if isinstance(error, asyncpg.DataError):
+                error.args = (f"SQLSTATE {error.sqlstate}: a value is not acceptable; which one is not shown",)
+                error.__cause__ = error.__context__ = None  # the driver's own look at an argument quotes it as well
+            elif error.constraint_name is not None:
+                error.args = (f"SQLSTATE {error.sqlstate}: constraint {error.constraint_name}",)
+        error = error.__cause__ or error.__context__
 
 
 async def _roll_back(connection: Tx) -> None:
