@@ -458,7 +458,10 @@ async def test_no_error_of_the_driver_quotes_a_value(db: Database, database: Tes
     for sql in (
         "CREATE TABLE notes (note text PRIMARY KEY, CONSTRAINT no_dash CHECK (note NOT LIKE '%-'))",
         "CREATE TABLE words ()",
-        "CREATE FUNCTION raise_it(word text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not so' USING DETAIL = word; END $$",
+        """
+        CREATE FUNCTION raise_it(word text) RETURNS text LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'not so' USING DETAIL = word; END $$
+        """,
         "GRANT ALL ON ALL TABLES IN SCHEMA public TO kobiri_api, kobiri_operator",
     ):
         await database.fetch(sql)
