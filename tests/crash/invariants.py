@@ -98,6 +98,7 @@ class World:
     movements: Sequence[Mapping[str, Any]]
     histories: Mapping[str, Sequence[str]]  # the types of each payment's events, oldest first
     postings: Sequence[Row]
+    arrivals: Sequence[Row]
     keys: Sequence[Row]
     strangers: Sequence[tuple[str, str]]  # table, payment id
     told: Sequence[Told]
@@ -142,6 +143,7 @@ async def look(stack: Stack, told: Iterable[Told]) -> World:
         movements=await stack.simulator.movements(),
         histories=histories,
         postings=[dict(row) for row in await database.fetch("SELECT * FROM ledger_entries")],
+        arrivals=[dict(row) for row in await database.fetch("SELECT * FROM arrivals")],
         keys=[dict(row) for row in await database.fetch("SELECT * FROM idempotency_keys")],
         strangers=[(name, str(row[0])) for name, sql in strangers for row in await database.fetch(sql)],
         told=tuple(told),
@@ -229,20 +231,38 @@ def _one_stored_answer(world: World) -> Found:
 def _movements_balance(world: World) -> Found:
     sums = Counter[tuple[str, str, str]]()
     for posting in world.postings:
-        sums[str(posting["payment_id"]), posting["reason"], posting["currency"]] += posting["amount_minor"]
-    for (payment_id, reason, currency), amount_minor in sums.items():
+        sums[str(posting["movement_id"]), posting["reason"], posting["currency"]] += posting["amount_minor"]
+    for (movement_id, reason, currency), amount_minor in sums.items():
         if amount_minor:
-            yield payment_id, f"{reason} leaves {amount_minor} {currency}"
+            yield movement_id, f"{reason} leaves {amount_minor} {currency}"
+
+
+def _suspense_is_explained(world: World) -> Found:
+    """What is in suspense is what arrived and was not cleared, each amount once, and a person is told of it."""
+    booked = Counter[tuple[str, str]]()
+    for posting in world.postings:
+        if posting["account"] == "suspense":
+            booked[str(posting["arrival_id"]), posting["currency"]] -= posting["amount_minor"]
+    waiting = {
+        (str(row["id"]), row["currency"]): row["amount_minor"] for row in world.arrivals if row["cleared_at"] is None
+    }
+    for entry in sorted(booked.keys() | waiting.keys()):
+        if booked[entry] != waiting.get(entry, 0):
+            yield None, f"the ledger has {booked[entry]} of {entry} in suspense, the arrivals {waiting.get(entry, 0)}"
+    for row in world.arrivals:
+        if row["payment_id"] is not None and world.payments[str(row["payment_id"])]["review"] is None:
+            yield str(row["payment_id"]), "has money in suspense, and nobody is asked to look"
 
 
 def _booked_once(world: World) -> Found:
     reasons, amounts = defaultdict[str, set[str]](set), Counter[str]()
     for posting in world.postings:
-        reasons[str(posting["payment_id"])].add(posting["reason"])
-        amounts[str(posting["payment_id"])] += max(posting["amount_minor"], 0)
+        if posting["arrival_id"] is None:
+            reasons[str(posting["payment_id"])].add(posting["reason"])
+            amounts[str(posting["payment_id"])] += max(posting["amount_minor"], 0)
     for payment_id, row in world.payments.items():
         paid = row["status"] == "SUCCESSFUL"
-        booked = reasons[payment_id] - ({"arrived_unexpectedly"} if row["review"] == "contradicted" else set())
+        booked = reasons[payment_id]
         if booked != ({"collected"} if paid else set()) or (paid and amounts[payment_id] != row["amount_minor"]):
             yield payment_id, f"{row['status']}, and booked is {sorted(booked)}: {amounts[payment_id]}"
 
@@ -286,6 +306,7 @@ INVARIANTS: Mapping[str, Callable[[World], Found]] = {
     "one key is one payment": _one_key_one_payment,
     "one payment has one stored answer, and it is what everybody is told": _one_stored_answer,
     "every ledger movement sums to zero": _movements_balance,
+    "what is in suspense has arrived, was not cleared, and is told": _suspense_is_explained,
     "one booking for each successful payment, no other": _booked_once,
     "every payment's history begins with its creation, never steps back, and explains its status": _history_explains,
     "nothing is leased at rest, and what is open is due some day": _nothing_is_leased,

@@ -28,7 +28,15 @@ HISTORY = ("payment.created", "payment.timed_out", "payment.succeeded")
 
 
 def posting(minor: int, reason: str = "collected") -> dict[str, Any]:
-    return {"payment_id": ID, "reason": reason, "currency": "ZMW", "amount_minor": minor}
+    facts = {"payment_id": ID, "movement_id": ID, "arrival_id": None, "account": "an account"}
+    return facts | {"reason": reason, "currency": "ZMW", "amount_minor": minor}
+
+
+ARRIVAL = {"id": "0a", "payment_id": ID, "currency": "ZMW", "amount_minor": 900, "cleared_at": None}
+SUSPENDED = [
+    posting(minor, "arrived_unexpectedly") | {"movement_id": "0a", "arrival_id": "0a", "account": account}
+    for account, minor in (("provider:mtn", 900), ("suspense", -900))
+]
 
 
 WELL = World(
@@ -37,6 +45,7 @@ WELL = World(
     movements=[DEBIT],
     histories={ID: HISTORY},
     postings=[posting(1000), posting(-1000)],
+    arrivals=[],
     keys=[{"payment_id": ID, "key": "key", "status_code": 201, "response_body": ANSWER}],
     strangers=[],
     told=[TOLD],
@@ -53,7 +62,14 @@ def told(status_code: int = 201, **document: Any) -> World:
     )
 
 
-ONCE, KNOWN, REAL, THERE, HONEST, STAYS, KEY, ANSWERED, ZERO, BOOKED, EXPLAINED, LEASED, TENANT = INVARIANTS
+ONCE, KNOWN, REAL, THERE, HONEST, STAYS, KEY, ANSWERED, ZERO, SUSPENSE, BOOKED, EXPLAINED, LEASED, TENANT = INVARIANTS
+
+PAID_TWICE = replace(
+    with_row(review="contradicted"),
+    postings=[*WELL.postings, *SUSPENDED],
+    arrivals=[ARRIVAL],
+    histories={ID: (*HISTORY, "payment.contradicted")},
+)
 
 WRONG = {
     "debited twice under one reference": (ONCE, replace(WELL, movements=[DEBIT | {"charged": 2}])),
@@ -77,6 +93,11 @@ WRONG = {
     "not what was stored": (ANSWERED, replace(WELL, told=[replace(TOLD, body=ANSWER + b" ")])),
     "a payment without a key": (KEY, replace(WELL, keys=[])),
     "half a movement": (ZERO, replace(WELL, postings=[posting(1000)])),
+    "half of what arrived": (ZERO, replace(PAID_TWICE, postings=[*WELL.postings, SUSPENDED[0]])),
+    "arrived and not booked": (SUSPENSE, replace(PAID_TWICE, postings=WELL.postings)),
+    "booked and not arrived": (SUSPENSE, replace(PAID_TWICE, arrivals=[])),
+    "cleared, and still there": (SUSPENSE, replace(PAID_TWICE, arrivals=[ARRIVAL | {"cleared_at": NOW}])),
+    "in suspense, and nobody looks": (SUSPENSE, replace(PAID_TWICE, payments=WELL.payments)),
     "not booked": (BOOKED, replace(WELL, postings=[])),
     "booked for nothing": (BOOKED, with_row(status="FAILED")),
     "another amount booked": (BOOKED, replace(WELL, postings=[posting(999), posting(-999)])),
@@ -92,6 +113,7 @@ WRONG = {
 
 def test_where_all_is_well_nothing_is_broken() -> None:
     assert broken(WELL) == []
+    assert broken(PAID_TWICE) == []
 
 
 @pytest.mark.parametrize(("invariant", "world"), WRONG.values(), ids=WRONG)

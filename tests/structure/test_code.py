@@ -218,6 +218,9 @@ CARRIES_A_TENANT = {"tenant_id", "payment", "before", "claim"}
 
 SEES_ALL_TENANTS = {
     "accounts.insert": "operator",
+    "arrivals.find": "operator",
+    "arrivals.waiting": "operator",
+    "payments.list_mismatched": "operator",
     "arrivals.holder": "operator: a transaction id is one payment's, whosever",
     "accounts.match": "gate: whose account a callback's path names, is the question",
     "accounts.replace": "operator",

@@ -3,7 +3,7 @@
 import typer
 
 from kobiri import __version__
-from kobiri.cli import accounts, db, demo, events, keys, payments, processes, providers, statements, tenants
+from kobiri.cli import accounts, db, demo, events, keys, ledger, payments, processes, providers, statements, tenants
 from kobiri.cli.output import Json, emit
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(providers.app, name="providers")
 app.add_typer(payments.app, name="payments")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(events.app, name="events")
 app.add_typer(statements.app, name="statements")
 

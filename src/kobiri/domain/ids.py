@@ -26,6 +26,12 @@ def new_provider_reference() -> ProviderReference:
     return ProviderReference(str(uuid_utils.uuid4()))
 
 
+def made_by_us(text: str) -> ProviderReference | None:
+    """A reference that may be one of ours: a UUID of the version that ours have."""
+    known = parse_id(text)
+    return ProviderReference(known) if known and known[14] == "4" else None
+
+
 def parse_id(text: str) -> str | None:
     """The canonical form of an id that a caller gave, or None when it cannot be one."""
     return text.lower() if CANONICAL.fullmatch(text) else None

@@ -74,6 +74,13 @@ def arrived_unexpectedly(arrival: Arrival) -> Movement:
     return _move("arrived_unexpectedly", provider_account(arrival.provider), SUSPENSE, arrival.money, arrival)
 
 
+def cleared(arrival: Arrival, *, to_merchant: bool) -> Movement:
+    """A person has found out what becomes of money in suspense: the merchant keeps it, or it goes back."""
+    if to_merchant:
+        return _move("given_to_merchant", SUSPENSE, AVAILABLE, arrival.money)
+    return _move("returned", SUSPENSE, provider_account(arrival.provider), arrival.money)
+
+
 def arrival_of(said: Succeeded, asked: Money, provider: str, account: str, why: Why, source: Source) -> Arrival:
     """The money of which a provider's success tells: `asked` where it names no amount."""
     return Arrival(

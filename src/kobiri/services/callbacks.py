@@ -5,18 +5,20 @@ import time
 import structlog
 
 from kobiri.domain.errors import NotFound, Unauthenticated, Unavailable, Unprocessable
-from kobiri.domain.ids import PaymentId, TenantId, parse_id
+from kobiri.domain.ids import PaymentId, TenantId, made_by_us, parse_id
+from kobiri.domain.ledger import Arrival, Why
 from kobiri.domain.msisdn import may_be
-from kobiri.domain.outcome import Declined, Source
+from kobiri.domain.outcome import Declined, Source, Succeeded
 from kobiri.domain.payment import Payment, says_otherwise
 from kobiri.domain.signature import is_genuine
 from kobiri.providers.base import Authenticity, Callback, CallbackWord, Provider, Unreadable
-from kobiri.services import outcomes
+from kobiri.services import outcomes, suspense
 from kobiri.services.access import Caller
 from kobiri.services.accounts import token_hash
 from kobiri.services.gateway import Gateway
 from kobiri.services.roads import Road
 from kobiri.store import accounts, attempts, callbacks, payments
+from kobiri.store.arrivals import TransactionTaken
 from kobiri.store.callbacks import Health, Verdict
 from kobiri.store.db import PLATFORM
 from kobiri.store.payments import Author, Match, Read
@@ -85,6 +87,7 @@ async def receive(
         # A stranger learns nothing from the answer; a provider may post what a restored backup has lost.
         if signed:  # no stranger's: all are kept, up to the cap
             await _keep(gateway, provider, callback, "unmatched", PLATFORM, None)
+            await _book_unasked(gateway, road, word, author)
         else:
             await _keep_stray(gateway, refusals, provider, callback, "unmatched")
         log.warning("callback.unmatched", provider=provider_id, signed=signed)
@@ -143,6 +146,34 @@ async def _match(gateway: Gateway, road: Road, word: CallbackWord) -> Match | No
     async with gateway.db.gate_transaction() as tx:
         match = await payments.match_callback(tx, road.spec.id, word.reference)
     return match if match is not None and match.account_id == road.account_id else None
+
+
+async def _book_unasked(gateway: Gateway, road: Road, word: CallbackWord, author: Author) -> None:
+    """Money under a reference of ours of which there is no payment, as after a backup was restored.
+
+    What a merchant's own account holds is not the platform's, and another account's payment is a payment.
+    """
+    reference = made_by_us(word.reference)
+    said = word.finding
+    if reference is None or road.account_id is not None or not isinstance(said, Succeeded) or word.money is None:
+        return
+    async with gateway.db.gate_transaction() as tx:
+        if await payments.match_callback(tx, road.spec.id, reference) is not None:
+            return
+    account = road.provider.fingerprint_of("collection")
+    arrival = Arrival(
+        road.spec.id,
+        account,
+        word.money,
+        Why.UNASKED,
+        Source.CALLBACK,
+        said.provider_transaction_id,
+        "the unmatched callbacks",
+    )
+    try:
+        await suspense.book_unasked(gateway.db, reference, arrival, author)
+    except TransactionTaken:
+        log.warning("callback.transaction_of_a_payment", provider=road.spec.id)
 
 
 async def _read(gateway: Gateway, match: Match) -> Read:

@@ -8,16 +8,15 @@ from datetime import datetime
 
 import structlog
 
-from kobiri.domain import ledger
 from kobiri.domain import statement as statements
 from kobiri.domain.errors import KobiriError, NotFound, Unavailable
-from kobiri.domain.ids import PaymentId, ProviderReference, TenantId, new_id
+from kobiri.domain.ids import PaymentId, ProviderReference, TenantId, made_by_us, new_id
 from kobiri.domain.ledger import Arrival, Why
 from kobiri.domain.outcome import Source
 from kobiri.domain.payment import Payment, Status, paid_twice, reversed_there
 from kobiri.domain.statement import Counterpart, Statement, StatementLine, Unreadable, Verdict
-from kobiri.services import outcomes
-from kobiri.store import arrivals, events, payments, proposals, tenants
+from kobiri.services import outcomes, suspense
+from kobiri.store import events, payments, proposals, tenants
 from kobiri.store import statements as store
 from kobiri.store.arrivals import TransactionTaken
 from kobiri.store.db import PLATFORM, Database
@@ -291,8 +290,7 @@ async def _known_elsewhere(db: Database, lines: Sequence[StatementLine]) -> set[
 
 def _own_reference(line: StatementLine) -> ProviderReference | None:
     """The line's reference where we may have made it: a UUID of the version that our references have."""
-    reference = statements.reference_of(line.our_reference or "")
-    return ProviderReference(reference) if reference and reference[14] == "4" else None
+    return made_by_us(statements.reference_of(line.our_reference or "") or "")
 
 
 def _pair(
@@ -446,7 +444,7 @@ async def _book_unasked(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
     """Money under a reference of ours of which there is no payment: the platform keeps it in suspense."""
     line, verdict, detail = pair.line, pair.verdict, pair.detail
     try:
-        booked = await book_unasked(
+        booked = await suspense.book_unasked(
             running.db,
             _reference(line),
             Arrival(
@@ -463,20 +461,6 @@ async def _book_unasked(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
     except TransactionTaken:
         booked, verdict, detail = False, Verdict.MISSING_OURS, "their transaction id belongs to a payment here"
     return _entry(line, None, verdict, running.slugs, detail), booked
-
-
-async def book_unasked(db: Database, reference: ProviderReference, arrival: Arrival, author: Author) -> bool:
-    """Book money under a reference of ours of which there is no payment, once; whether it is new.
-
-    Raises TransactionTaken.
-    """
-    id_ = new_id()
-    async with db.tenant_transaction(PLATFORM) as tx:
-        booked = await arrivals.book_unasked(tx, PLATFORM, id_, reference, ledger.arrived_unexpectedly(arrival))
-        if booked:
-            facts = {"provider": arrival.provider, "provider_reference": reference, "told_in": arrival.told_in}
-            await events.insert(tx, PLATFORM, "arrival.booked", id_, author.actor, facts)
-    return booked
 
 
 def _reference(line: StatementLine) -> ProviderReference:

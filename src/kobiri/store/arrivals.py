@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from kobiri.domain.ids import PaymentId, ProviderReference, TenantId
 from kobiri.domain.ledger import Arrival, Movement, Why
 from kobiri.domain.money import Money
 from kobiri.domain.outcome import Source
+from kobiri.domain.payment import Status
 from kobiri.store.db import Record, Tx, UniqueViolation
 
 COLUMNS = "a.provider, a.account_fingerprint, a.amount_minor, a.currency, a.why, a.source, a.transaction_id, a.told_in"
@@ -48,6 +50,34 @@ async def insert(tx: Tx, tenant_id: TenantId, id_: str, payment_id: PaymentId, a
         arrival.source,
         arrival.told_in,
     )
+
+
+# Fenced by `cleared_at`: of two persons one decides.
+CLEAR = """
+WITH cleared AS (
+    UPDATE arrivals SET cleared_at = now() WHERE tenant_id = $1 AND id = $2 AND cleared_at IS NULL
+    RETURNING id, payment_id
+), booked AS (
+    INSERT INTO ledger_entries (tenant_id, payment_id, arrival_id, reason, account, amount_minor, currency)
+    SELECT $1, c.payment_id, c.id, $3, l.account, l.amount_minor, l.currency
+    FROM cleared c, unnest($4::text[], $5::bigint[], $6::text[]) AS l (account, amount_minor, currency)
+)
+SELECT true FROM cleared
+"""
+
+
+async def clear(tx: Tx, tenant_id: TenantId, id_: str, movement: Movement) -> bool:
+    """Book what becomes of money in suspense. False: it was cleared already."""
+    cleared = await tx.fetchval(
+        CLEAR,
+        tenant_id,
+        id_,
+        movement.reason,
+        [posting.account for posting in movement.postings],
+        [posting.minor for posting in movement.postings],
+        [posting.currency for posting in movement.postings],
+    )
+    return bool(cleared)
 
 
 # The movement is written with the arrival, or not at all.
@@ -118,6 +148,56 @@ def _arrival(row: Record) -> Arrival:
 
 
 # --- across tenants: these need an operator's transaction ---
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArrival:
+    """Money in suspense. `payment_id` and `status` None: of no payment."""
+
+    id: str
+    tenant_id: TenantId
+    tenant: str
+    payment_id: PaymentId | None
+    status: Status | None
+    provider_reference: ProviderReference
+    arrival: Arrival
+    created_at: datetime
+    age_s: int
+
+
+SELECT = f"""
+SELECT {COLUMNS}, t.slug, a.id, a.tenant_id, a.payment_id, a.created_at, p.status,
+    coalesce(a.provider_reference, p.provider_reference) AS provider_reference,
+    extract(epoch FROM clock_timestamp() - a.created_at)::bigint AS age_s
+FROM arrivals a JOIN tenants t ON t.id = a.tenant_id
+LEFT JOIN payments p ON p.tenant_id = a.tenant_id AND p.id = a.payment_id
+"""  # noqa: S608  # put together from the constant above
+WAITING = f"{SELECT} WHERE a.cleared_at IS NULL ORDER BY a.created_at, a.id LIMIT $1"
+
+
+async def waiting(tx: Tx, limit: int) -> list[StoredArrival]:
+    """The money that nobody has cleared yet, oldest first."""
+    return [_stored(row) for row in await tx.fetch(WAITING, limit)]
+
+
+async def find(tx: Tx, id_: str) -> StoredArrival | None:
+    """Money in suspense by its id alone."""
+    row = await tx.fetchrow(f"{SELECT} WHERE a.id = $1", id_)
+    return _stored(row) if row else None
+
+
+def _stored(row: Record) -> StoredArrival:
+    return StoredArrival(
+        id=str(row["id"]),
+        tenant_id=TenantId(str(row["tenant_id"])),
+        tenant=row["slug"],
+        payment_id=PaymentId(str(row["payment_id"])) if row["payment_id"] else None,
+        status=Status(row["status"]) if row["status"] else None,
+        provider_reference=ProviderReference(str(row["provider_reference"])),
+        arrival=_arrival(row),
+        created_at=row["created_at"],
+        age_s=row["age_s"],
+    )
 
 
 @dataclass(frozen=True, slots=True)

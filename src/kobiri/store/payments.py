@@ -422,6 +422,19 @@ async def list_reviews(tx: Tx, tenant_id: TenantId | None, limit: int) -> list[t
     return [(row["slug"], payment_from(row)) for row in rows]
 
 
+LIST_MISMATCHED = f"""
+SELECT t.slug, {COLUMNS}, clock_timestamp() AS now FROM payments p JOIN tenants t ON t.id = p.tenant_id
+WHERE p.review = 'mismatched' AND p.received_minor IS NOT NULL AND p.status IN ('PENDING', 'TIMEOUT')
+ORDER BY p.id LIMIT $1
+"""  # noqa: S608  # the same
+
+
+async def list_mismatched(tx: Tx, limit: int) -> list[tuple[str, Payment, datetime]]:
+    """Open payments of which other money came than was asked for, oldest first; each with the database's time."""
+    rows = await tx.fetch(LIST_MISMATCHED, limit)
+    return [(row["slug"], payment_from(row), row["now"]) for row in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class Earlier:
     """A road that was left because nothing was sent on it, and why."""
