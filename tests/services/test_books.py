@@ -1,18 +1,21 @@
 """The ledger tells the truth about money that arrived: booked from evidence, once, and of one payment alone."""
 
 import asyncio
+import json
 from typing import Any
 
 import asyncpg
 import pytest
 
-from kobiri.domain.errors import Conflict, Unprocessable
-from kobiri.domain.ids import PaymentId, TenantId
+from kobiri.domain.errors import Conflict, NotFound, Unprocessable
+from kobiri.domain.ids import PaymentId, TenantId, new_id, new_provider_reference
+from kobiri.domain.ledger import Arrival, Why
 from kobiri.domain.money import Money
-from kobiri.domain.outcome import Declined, FailureCode, Source, Succeeded, Unknown
-from kobiri.domain.payment import Payment, Review, Status
+from kobiri.domain.outcome import Accepted, Declined, FailureCode, Source, Succeeded, Unknown
+from kobiri.domain.payment import Payment, Review, Status, paid_twice
 from kobiri.services import outcomes, reviews
-from kobiri.store.db import Database
+from kobiri.services import suspense as books
+from kobiri.store.db import PLATFORM, Database
 from tests.api.steps import SECRET, age, callback, charged, check, gateway, ledger, post_callback, read
 from tests.conftest import Api, ApiFactory, Simulator, TestDatabase
 from tests.services.test_reviews import ACTOR, WHY, lost_at_mtn, lost_at_zamtel
@@ -232,3 +235,150 @@ async def test_what_a_statement_says_arrived_is_a_persons_to_tell(api: Api, simu
     after = await read(api, payment_id)
     assert (after["failure"]["code"], after["received_amount"]) == ("amount_mismatch", "9.00")
     assert await ledger(api, payment_id) == {"provider:mtn": 900, "suspense": -900}
+
+
+# --- money of nobody here, as a signed callback tells it -------------------------------------------------------------
+
+
+async def test_a_signed_callback_of_a_payment_that_is_lost_is_booked_once(make_api: ApiFactory) -> None:
+    api = await make_api(mtn_webhook_secret=SECRET)
+    lost = {
+        "provider_reference": new_provider_reference(),
+        "amount": "10.00",
+        "currency": "ZMW",
+        "payer": "260961234567",
+    }
+    body = callback(lost)
+    for _ in range(3):
+        assert (await post_callback(api, body)).status_code == 200
+    assert (await post_callback(api, callback(lost, financialTransactionId="4712"))).status_code == 200
+    assert await suspense(api.database) == [1_000]
+    row = (await api.database.fetch("SELECT tenant_id::text, why, source, transaction_id FROM arrivals"))[0]
+    assert tuple(row) == (PLATFORM, "unasked", "callback", "4711")
+
+
+@pytest.mark.parametrize(
+    ("changes", "secret"),
+    [
+        ({}, None),  # nobody signed it
+        ({"status": "FAILED"}, SECRET),
+        ({"status": "PENDING"}, SECRET),
+        ({"amount": None}, SECRET),
+        ({"externalId": "01a21f57-dede-7751-ac73-0e4e34a9f745"}, SECRET),  # no version of UUID that we send
+        ({"externalId": "order 17"}, SECRET),
+    ],
+    ids=str,
+)
+async def test_what_is_no_word_about_money_of_ours_is_not_booked(
+    make_api: ApiFactory, changes: dict[str, Any], secret: str | None
+) -> None:
+    api = await make_api(mtn_webhook_secret=SECRET)
+    lost = {
+        "provider_reference": new_provider_reference(),
+        "amount": "10.00",
+        "currency": "ZMW",
+        "payer": "260961234567",
+    }
+    await post_callback(api, callback(lost, **changes), secret=secret)
+    assert await suspense(api.database) == []
+
+
+async def test_a_callback_with_a_payments_own_transaction_id_is_not_booked(
+    make_api: ApiFactory, simulator: Simulator
+) -> None:
+    api = await make_api(mtn_webhook_secret=SECRET)
+    payment = (await api.pay()).json()
+    assert (await post_callback(api, callback(payment))).status_code == 200
+    lost = payment | {"provider_reference": new_provider_reference()}
+    assert (await post_callback(api, callback(lost))).status_code == 200
+    assert await suspense(api.database) == []
+
+
+# --- what waits, and its end ----------------------------------------------------------------------------------------
+
+
+async def everything(db: Database, tenant_id: TenantId) -> dict[str, Payment]:
+    """A payment for each reason why money waits."""
+    late, open_ = await failed(db, tenant_id), await timed_out(db, tenant_id)
+    await hear(db, late, Succeeded("L", TEN, told_in="statement 0b7a line 3"), Source.STATEMENT)
+    await hear(db, open_, Succeeded("M", NINE))
+    twice = await hear(db, await timed_out(db, tenant_id), Succeeded("A"))
+    await outcomes.note(db, twice, lambda payment: paid_twice(payment, Succeeded("B"), Source.STATEMENT), AUTHOR)
+    earlier = await timed_out(db, tenant_id)
+    await outcomes.suspect(
+        db, earlier, new_provider_reference(), "airtel", "there", Succeeded("E"), Source.CHECK, AUTHOR
+    )
+    unasked = Arrival("mtn", "", TEN, Why.UNASKED, Source.STATEMENT, "U", "statement 0b7a line 4")
+    assert await books.book_unasked(db, new_provider_reference(), unasked, AUTHOR)
+    return {"late": late, "mismatched": open_, "twice": twice, "earlier_road": earlier}
+
+
+async def test_all_that_waits_is_listed_with_what_it_waits_for(
+    db: Database, database: TestDatabase, tenant_id: TenantId
+) -> None:
+    there = await everything(db, tenant_id)
+    found = {entry.why: entry for entry in await books.waiting(db)}
+    assert set(found) == set(Why)
+    for why, payment in there.items():
+        entry = found[Why(why)]
+        assert (entry.payment_id, entry.tenant, entry.booked) == (payment.id, "shop", why != "mismatched")
+        assert entry.next_step
+        assert 0 <= entry.age_s < 600
+    assert found[Why.UNASKED].payment_id is None
+    assert found[Why.LATE].evidence == "statement: statement 0b7a line 3"
+    assert found[Why.EARLIER_ROAD].provider == "airtel"
+    assert (found[Why.MISMATCHED].money, found[Why.MISMATCHED].id) == (NINE, None)
+    assert found[Why.MISMATCHED].next_step.endswith(f"kobiri payments resolve {there['mismatched'].id} --as failed")
+    assert sum(entry.money.minor for entry in found.values() if entry.booked) == sum(await suspense(database))
+    assert len(await books.waiting(db, limit=2)) == 2
+
+
+@pytest.mark.parametrize(("clearing", "account"), [("returned", "provider:mtn"), ("merchant", "merchant_available")])
+async def test_what_is_cleared_waits_no_more(
+    db: Database, database: TestDatabase, tenant_id: TenantId, clearing: Any, account: str
+) -> None:
+    payment = await failed(db, tenant_id)
+    await hear(db, payment, Succeeded("L", TEN))
+    [entry] = await books.waiting(db)
+    assert entry.id is not None
+    cleared = await asyncio.gather(
+        *(books.clear(db, entry.id, clearing, WHY, ACTOR) for _ in range(3)), return_exceptions=True
+    )
+    assert sorted(type(one).__name__ for one in cleared) == ["Conflict", "Conflict", "StoredArrival"]
+    assert await books.waiting(db) == []
+    assert sum(await suspense(database)) == 0
+    rows = await database.fetch("SELECT account, sum(amount_minor)::bigint AS minor FROM ledger_entries GROUP BY 1")
+    found = {row["account"]: row["minor"] for row in rows if row["minor"]}
+    assert found == ({} if clearing == "returned" else {"provider:mtn": 1_000, account: -1_000})
+    facts = json.loads(await database.value("SELECT data FROM events WHERE type = 'arrival.cleared'"))
+    assert facts == {"as": clearing, "reason": WHY, "payment_id": payment.id}
+    assert await hear(db, payment, Succeeded("L", TEN)) == (await get(db, payment)).payment, "it is not booked again"
+
+
+async def test_what_an_earlier_road_brought_decides_nothing_about_the_open_one(
+    db: Database, database: TestDatabase, tenant_id: TenantId
+) -> None:
+    payment = await timed_out(db, tenant_id)
+    reference = new_provider_reference()
+    words: list[Accepted | Succeeded] = [Accepted(), Succeeded("E"), Succeeded("E"), Accepted()]
+    for said in words:
+        after = (await get(db, payment)).payment
+        after = await outcomes.suspect(db, after, reference, "airtel", "there", said, Source.CHECK, AUTHOR)
+    assert (after.status, after.review, after.received) == (Status.TIMEOUT, Review.MISMATCHED, None)
+    done = await hear(db, payment, Succeeded("A", TEN))
+    assert (done.status, done.review) == (Status.SUCCESSFUL, Review.MISMATCHED)
+    assert await suspense(database) == [1_000]
+
+
+async def test_what_cannot_be_cleared_says_why(db: Database, tenant_id: TenantId) -> None:
+    await everything(db, tenant_id)
+    [unasked] = [entry for entry in await books.waiting(db) if entry.why is Why.UNASKED]
+    assert unasked.id is not None
+    with pytest.raises(Conflict, match="of no merchant"):
+        await books.clear(db, unasked.id, "merchant", WHY, ACTOR)
+    with pytest.raises(Unprocessable):
+        await books.clear(db, unasked.id, "returned", " ", ACTOR)
+    for id_ in (new_id(), "nonsense"):
+        with pytest.raises(NotFound):
+            await books.clear(db, id_, "returned", WHY, ACTOR)
+    await books.clear(db, unasked.id, "returned", WHY, ACTOR)

@@ -270,6 +270,8 @@ def unless_booked(payment: Payment, change: Change, booked: Sequence[Arrival]) -
         if change.after.status is not payment.status:
             return replace(change, movement=None)
         return _end_question(payment) if change.after.next_run_at is None else None
+    if not change.after.is_final:  # what an earlier road brought is no word of the road that is open
+        return change
     before = sum(other.money.minor for other in booked if other.money.currency == arrival.money.currency)
     received = Money(before + arrival.money.minor, arrival.money.currency)
     return replace(change, after=replace(change.after, received=received))
