@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from kobiri.domain.outcome import NotFound, NotSent, Unknown
+from kobiri.domain.outcome import Accepted, NotFound, NotSent, Unknown
 from kobiri.services.roads import Road
 from kobiri.services.routing import Roads
 from kobiri.services.submission import SEND_AT_ONCE_S
@@ -35,6 +35,21 @@ async def test_where_nothing_dedupes_each_send_must_leave_at_once(make_api: ApiF
     (sent,) = operator.sent
     assert sent.first_byte_before is not None
     assert began <= sent.first_byte_before - SEND_AT_ONCE_S <= sent.at
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=10"])
+async def test_no_byte_leaves_after_the_time_that_the_commit_told(make_api: ApiFactory, prefer: str) -> None:
+    """What is concluded from a not-found is counted from there."""
+    operator = Operator(NotSent("no connection"), NotSent("no connection"), Accepted())
+    api = await served_by(make_api, operator)
+    began = time.monotonic()
+    await api.pay(headers={"prefer": prefer})
+    await work(api)
+    seconds = await api.database.value("SELECT extract(epoch FROM sent_until - created_at)::float FROM payments")
+    assert operator.sent
+    for sent in operator.sent:
+        assert sent.first_byte_before is not None
+        assert sent.first_byte_before - began <= seconds + 5
 
 
 @pytest.mark.parametrize(("dedupes", "times"), [(False, 1), (True, 2)])

@@ -174,6 +174,7 @@ async def test_the_switch_is_committed_before_the_second_road_hears_of_it(two: T
     await eventually(sent)
     row = await two.row()
     assert (row["provider"], row["attempt"], row["is_leased"]) == (SECOND, 2, True)
+    assert row["sent_until"] == row["next_run_at"], "a later not-found counts from the end of this very send"
     assert len(await sends(two.simulator, str(row["provider_reference"]))) == 1
     (left,) = await two.left_behind()
     assert left["provider"] == "mtn"

@@ -591,7 +591,9 @@ def _after_the_end(
         change = _deny(payment)
     if source is not Source.CHECK:
         return change
-    if isinstance(outcome, Accepted | Unknown) and payment.status is not Status.REVERSED:
+    # Who asked before it was final may answer late: silence about it asks for nothing then.
+    doubts = payment.next_run_at is not None or (payment.status is Status.FAILED and isinstance(outcome, Accepted))
+    if doubts and isinstance(outcome, Accepted | Unknown) and payment.status is not Status.REVERSED:
         after = change.after if change else replace(payment, version=payment.version + 1)
         return _ask_on(after, change.events if change else (), outcome, now, jitter)
     if change is None and payment.review is Review.UNRESOLVED and not isinstance(outcome, NotFound):

@@ -353,7 +353,9 @@ def test_an_open_payment_is_always_due_some_day_and_a_final_one_until_it_is_answ
 def asks_on(moment: Moment) -> bool:
     """Whether a question about a final payment has no firm answer yet."""
     is_question = moment.word.source is Source.CHECK and moment.after.status is not Status.REVERSED
-    return is_question and isinstance(moment.word.outcome, Accepted | Unknown)
+    denies = moment.before.status is Status.FAILED and isinstance(moment.word.outcome, Accepted)
+    unsettled = isinstance(moment.word.outcome, Accepted | Unknown)
+    return is_question and unsettled and (denies or moment.before.next_run_at is not None)
 
 
 @given(open_orders, words)
@@ -841,7 +843,7 @@ def test_only_a_firm_word_contradicts(source: Source, status: Status, outcome: O
     paid = status is Status.FAILED and isinstance(outcome, Succeeded)
     # A declined send may be a repeat's, whose first request moved the money.
     unpaid = status is Status.SUCCESSFUL and isinstance(outcome, Declined) and source is not Source.SEND
-    if source is Source.CHECK and isinstance(outcome, Accepted | Unknown) and status is not Status.REVERSED:
+    if source is Source.CHECK and isinstance(outcome, Accepted) and status is Status.FAILED:
         assert change is not None  # it is asked again, and nothing else
         assert (change.events, change.movement, change.after.review) == ((), None, None)
         return
@@ -998,6 +1000,12 @@ def test_whatever_shows_that_money_may_move_for_a_failed_payment_makes_us_ask(
     shows = isinstance(said, Accepted | Unknown) and source in (Source.SEND, Source.CALLBACK)
     assert raises_doubt(payment, said, source) == (shows and payment.status is Status.FAILED)
     assert not raises_doubt(payment, Unknown("?", askable=False), source)
+
+
+def test_who_asked_before_the_end_and_heard_nothing_asks_for_nothing() -> None:
+    for payment in (replace(one, next_run_at=None, lease_token=None) for one in (FAILED_THERE, FAILED_HERE, PAID)):
+        assert changes_nothing(payment, Unknown("no answer in time"), Source.CHECK)
+        assert (payment.status is Status.FAILED) != changes_nothing(payment, Accepted(), Source.CHECK)
 
 
 def test_nothing_is_sent_of_what_is_final() -> None:
