@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
@@ -135,8 +136,9 @@ async def test_a_migration_that_cannot_get_a_table_gives_up_and_changes_nothing(
     await migrate(database)  # and the lock of the migrations is free again
 
 
-async def test_an_owner_without_a_superusers_rights_is_enough(cluster: Cluster) -> None:
-    """As a hosted PostgreSQL has it: the database's owner may make roles, and no more."""
+@asynccontextmanager
+async def owned_by_no_superuser(cluster: Cluster) -> AsyncIterator[tuple[TestDatabase, str, str]]:
+    """As a hosted PostgreSQL has it: the database's owner may make roles, and no more. With its login and its name."""
     suffix = uuid.uuid4().hex[:8]
     owner, login, name = f"kobiri_dba_{suffix}", f"kobiri_app_{suffix}", f"kobiri_owned_{suffix}"
     held = "kobiri_api, kobiri_worker, kobiri_operator, kobiri_claimer"
@@ -147,7 +149,14 @@ async def test_an_owner_without_a_superusers_rights_is_enough(cluster: Cluster) 
     )
     await cluster.execute(f"CREATE DATABASE {name} OWNER {owner}")
     try:
-        owned = TestDatabase(cluster.address(name, owner), cluster.address(name, login))
+        yield TestDatabase(cluster.address(name, owner), cluster.address(name, login)), login, name
+    finally:
+        await cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await cluster.execute(f"DROP OWNED BY {owner} CASCADE; DROP ROLE {login}; DROP ROLE {owner}")
+
+
+async def test_an_owner_without_a_superusers_rights_is_enough(cluster: Cluster) -> None:
+    async with owned_by_no_superuser(cluster) as (owned, login, name):
         await migrate(owned, login)
         connection = await asyncpg.connect(cluster.address(name))
         try:
@@ -158,6 +167,43 @@ async def test_an_owner_without_a_superusers_rights_is_enough(cluster: Cluster) 
         assert await db.is_ready(migrations.head()) is None
         await db.close()
         await revert(owned)
-    finally:
-        await cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await cluster.execute(f"DROP OWNED BY {owner} CASCADE; DROP ROLE {login}; DROP ROLE {owner}")
+
+
+OLD_PAYMENTS = """
+INSERT INTO payments (tenant_id, id, mode, kind, status, amount_minor, currency, payer, network, provider,
+    account_fingerprint, provider_reference, attempt, send_before, expires_at, provider_transaction_id, failure_code)
+SELECT gen_random_uuid(), gen_random_uuid(), 'live', 'collection', s.status, 1000, 'ZMW', '260961234567', 'mtn', 'mtn',
+    'here', gen_random_uuid(), 1, now(), now(), s.their_id, s.failure
+FROM (VALUES ('SUCCESSFUL', 'X', NULL), ('SUCCESSFUL', 'X', NULL), ('SUCCESSFUL', 'Y', NULL),
+    ('FAILED', NULL, 'payer_declined')) AS s (status, their_id, failure);
+INSERT INTO ledger_entries (tenant_id, payment_id, reason, account, amount_minor, currency)
+SELECT p.tenant_id, p.id, 'arrived_unexpectedly', l.account, l.minor, 'ZMW'
+FROM payments p, (VALUES ('provider:mtn', 900), ('suspense', -900)) AS l (account, minor) WHERE p.status = 'FAILED';
+"""
+
+
+async def test_what_older_versions_booked_is_taken_along(cluster: Cluster) -> None:
+    """Two payments with one transaction id, and money in suspense: neither may stop a migration, nor be forgotten."""
+    async with owned_by_no_superuser(cluster) as (owned, login, name):
+        await migrate(owned, login)
+        while await owned.value("SELECT version_num FROM alembic_version") != "0004":
+            await revert(owned)
+        superuser = await asyncpg.connect(cluster.address(name))
+        try:
+            await superuser.execute(OLD_PAYMENTS)
+            await migrate(owned, login)
+            arrived = await superuser.fetch("SELECT why, amount_minor, payment_id IS NOT NULL FROM arrivals")
+            assert [tuple(row) for row in arrived] == [("late", 900, True)]
+            assert await superuser.fetchval("SELECT received_minor FROM payments WHERE status = 'FAILED'") == 900
+            sharing = await superuser.fetch("SELECT provider_transaction_id FROM payments WHERE shares_transaction_id")
+            assert [row[0] for row in sharing] == ["X"]
+            for their_id in ("X", "Y"):
+                with pytest.raises(asyncpg.UniqueViolationError):
+                    await superuser.execute(
+                        "UPDATE payments SET provider_transaction_id = $1 WHERE status = 'FAILED'", their_id
+                    )
+            while await owned.value("SELECT version_num FROM alembic_version") != "0004":
+                await revert(owned)
+            assert await superuser.fetchval("SELECT count(*) FROM ledger_entries") == 2
+        finally:
+            await superuser.close()
