@@ -284,6 +284,7 @@ async def test_another_tenant_does_not_see_it(shop: Shop) -> None:
     await shop.save()
     other = TenantId(str(await shop.database.value("SELECT id FROM tenants WHERE slug = 'other'")))
     assert await accounts.load(shop.db, KEYS, other) == Loaded([])
+    assert await accounts.list_all(shop.db, "other") == []
     async with shop.db.tenant_transaction(other) as tx:
         assert await tx.fetch("SELECT * FROM provider_accounts") == []
 
@@ -502,6 +503,26 @@ async def test_a_callback_comes_in_by_its_accounts_path_alone(
     assert await post(api, ours.callback_token, body, "airtel") == 404, "nor is it a path of another provider"
     captured = capsys.readouterr()
     assert ours.callback_token not in captured.out + captured.err
+
+
+async def test_each_of_a_merchants_accounts_hears_of_its_own_payments(api: Api, shop: Shop) -> None:
+    """One that went by the platform's account, and one by each of two of the merchant's own at the same provider."""
+    payments, paths = [(await api.pay()).json()], [""]
+    for name in ("main", "second"):
+        account = await shop.save(name=name)
+        five_seconds_pass(api)
+        payments.append((await api.pay()).json())
+        assert await used(api, payments[-1]) == account.id
+        paths.append(f"/{account.callback_token}")
+        await shop.turn(enabled=False, name=name)
+    for path in paths:
+        for payment in payments:
+            headers = {"content-type": "application/json", "x-api-key": ""}
+            await api.client.post(f"/api/v1/webhooks/mtn{path}", content=callback(payment), headers=headers)
+    heard = await api.database.fetch(
+        "SELECT payment_id::text FROM callbacks WHERE verdict = 'hint' ORDER BY received_at"
+    )
+    assert [row["payment_id"] for row in heard] == [payment["id"] for payment in payments]
 
 
 async def test_an_accounts_own_secret_signs_its_callbacks(api: Api, shop: Shop) -> None:
