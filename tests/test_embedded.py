@@ -1,14 +1,18 @@
 """The embedded PostgreSQL, started for real."""
 
 import os
+import pwd
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -249,6 +253,99 @@ def test_remove_leaves_nothing(home: Path) -> None:
 
     assert not (home / "postgres").exists()
     assert not Path(f"/proc/{pid}/cwd").exists()
+
+
+@contextmanager
+def account(number: int, group: int) -> Iterator[None]:
+    """Do something as another user; what the kernel tells the server is who connects."""
+    os.setegid(group)
+    os.seteuid(number)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def login(path: Path) -> bytes:
+    """How the server answers to who wants to be its superuser."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(path))
+        body = struct.pack("!i", 196_608) + b"user\0postgres\0database\0postgres\0\0"
+        connection.sendall(struct.pack("!i", len(body) + 4) + body)
+        return connection.recv(1_000)
+
+
+@contextmanager
+def doors_left_open(home: Path) -> Iterator[Path]:
+    """The socket, which everybody can reach for a while."""
+    door = home / "postgres/run/.s.PGSQL.5432"
+    modes = {path: path.stat().st_mode for path in (home / "postgres", door.parent, door)}
+    for path in modes:
+        path.chmod(0o777)
+    try:
+        yield door
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
+
+
+@as_root
+def test_roots_server_is_no_shared_accounts(home: Path) -> None:
+    """Whatever else runs as nobody: it reaches nothing, and where a door was left open it is not believed."""
+    dsn = embedded.start(home, throwaway=True)
+    place = home / "postgres"
+    owner = place.stat()
+    assert owner.st_uid != 0
+    with suppress(KeyError):
+        assert pwd.getpwuid(owner.st_uid).pw_name == "kobiri"
+    assert Path(f"/proc/{server_pid(home)}").stat().st_uid == owner.st_uid
+    for path in (place, *place.rglob("*")):
+        assert (path.lstat().st_uid, path.lstat().st_gid) == (owner.st_uid, owner.st_gid), path
+    assert embedded._own_account(home)[0] != owner.st_uid or pwd.getpwuid(owner.st_uid).pw_name == "kobiri"
+
+    nobody = pwd.getpwnam("nobody")
+    door = place / "run/.s.PGSQL.5432"
+    with account(nobody.pw_uid, nobody.pw_gid), pytest.raises(PermissionError):
+        login(door)
+    with doors_left_open(home), account(nobody.pw_uid, nobody.pw_gid):
+        assert b"Peer authentication failed" in login(door)
+    assert query(dsn, "SELECT current_user") == "postgres"
+    assert login(door).startswith(b"R\0\0\0\x08\0\0\0\0"), "root may"
+
+
+@as_root
+def test_data_of_a_shared_account_changes_its_owner(home: Path) -> None:
+    """As earlier versions left it: run as nobody, and whoever got in was believed."""
+    dsn = embedded.start(home, throwaway=True)
+    query(dsn, "CREATE TABLE coins AS SELECT 7 AS n")
+    embedded.stop(home)
+    nobody = pwd.getpwnam("nobody")
+    embedded._give((home / "postgres").resolve(), (nobody.pw_uid, nobody.pw_gid))
+    (home / "postgres/data/pg_hba.conf").write_text("local all all trust\n")
+
+    assert query(embedded.start(home, throwaway=True), "SELECT n FROM coins") == "7"
+
+    assert nobody.pw_uid not in {path.lstat().st_uid for path in (home / "postgres", *(home / "postgres").rglob("*"))}
+    with doors_left_open(home) as door, account(nobody.pw_uid, nobody.pw_gid):
+        assert b"Peer authentication failed" in login(door)
+
+
+@as_root
+def test_data_of_a_users_own_stays_the_users(home: Path) -> None:
+    """Root may start what a user made; afterwards the user can still."""
+    nobody = pwd.getpwnam("nobody")
+    home.mkdir()
+    os.chown(home, nobody.pw_uid, nobody.pw_gid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "_own_account", lambda _home: (nobody.pw_uid, nobody.pw_gid))
+        embedded.start(home, throwaway=True)
+        embedded.stop(home)
+
+    assert query(embedded.start(home, throwaway=True), "SELECT 1") == "1"
+
+    assert (home / "postgres").stat().st_uid == nobody.pw_uid
 
 
 @as_root

@@ -1,9 +1,9 @@
 """The embedded PostgreSQL: a private cluster under a home folder, reached through a Unix socket only.
 
 `home/postgres/` holds `data`, `log` and `run` (the socket). It has mode 0700 and belongs to whoever runs
-PostgreSQL: whoever reaches the socket is a superuser, so that mode is the password. `alive.lock` beside
-them is locked by PostgreSQL itself: unlike a process number in a file, a lock outlives neither `kill -9` nor
-a reboot.
+PostgreSQL, and PostgreSQL asks the kernel who is at the other end: root and that account may log in, as whom they
+like, and nobody else. Root's PostgreSQL runs under a number that is no other program's. `alive.lock` beside them is
+locked by PostgreSQL itself: unlike a process number in a file, a lock outlives neither `kill -9` nor a reboot.
 """
 
 import fcntl
@@ -30,9 +30,12 @@ _STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 _SOCKET_PATH_MAX_BYTES = 107
 _LOG_MAX_BYTES = 10_000_000
+_OWN_NAME = "kobiri"
 _FALLBACK = Path("/var/lib")
+# For root's PostgreSQL. No distribution gives these numbers away, systemd neither, and containers have them too.
+_OWN_NUMBERS = range(60_578, 61_184)
 _INITDB_OPTIONS = (
-    *("--username=postgres", "--auth=trust", "--no-instructions", "--encoding=UTF8"),
+    *("--username=postgres", "--auth-local=peer", "--auth-host=reject", "--no-instructions", "--encoding=UTF8"),
     *("--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
 )
 _SETTINGS = {
@@ -90,6 +93,7 @@ def start(home: Path, *, throwaway: bool = False, settings: Mapping[str, str] | 
         cluster = _existing(home) or _create(home, Path(tempfile.gettempdir()) if throwaway else _FALLBACK)
         address = _database(cluster)
         if address is None:
+            cluster = _taken_from_a_shared_account(home, cluster)
             programs = _programs(cluster)
             if not cluster.data.exists():
                 _initdb(cluster, programs, ["--no-sync"] if throwaway else [])
@@ -169,7 +173,7 @@ def _existing(home: Path) -> _Cluster | None:
 
 
 def _create(home: Path, fallback: Path) -> _Cluster:
-    account = _unprivileged_account() if os.geteuid() == 0 else None
+    account = _own_account(home) if os.geteuid() == 0 else None
     place = home.resolve() / "postgres"
     # A folder that only root may walk through, such as /root, stays as it is: the data goes elsewhere. It also does
     # when the programs' copy would get a path that initdb, which puts it into a shell command, cannot quote.
@@ -185,13 +189,51 @@ def _create(home: Path, fallback: Path) -> _Cluster:
     return _Cluster(base, account)
 
 
-def _unprivileged_account() -> tuple[int, int]:
-    for name in ("kobiri", "postgres", "nobody"):
-        with suppress(KeyError):
-            account = (pwd.getpwnam(name).pw_uid, pwd.getpwnam(name).pw_gid)
-            if account[0] != 0 and _succeeds(account, "/bin/sh", "-c", ":"):
-                return account
+def _own_account(home: Path) -> tuple[int, int]:
+    """For root's PostgreSQL: an account named kobiri, else a number that nobody has, another one for each home."""
+    with suppress(KeyError):
+        ours = pwd.getpwnam(_OWN_NAME)
+        if ours.pw_uid != 0 and _can_be((ours.pw_uid, ours.pw_gid)):
+            return ours.pw_uid, ours.pw_gid
+    running = {found.stat().st_uid for found in Path("/proc").glob("[0-9]*") if found.exists()}
+    begin = int.from_bytes(hashlib.sha256(os.fsencode(home.resolve())).digest()[:4], "big")
+    for step in range(len(_OWN_NUMBERS)):
+        number = _OWN_NUMBERS[(begin + step) % len(_OWN_NUMBERS)]
+        if number not in running and _name_of(number) is None:
+            if _can_be((number, number)):
+                return number, number
+            break  # this machine lets root be nobody else, whatever the number
     raise EmbeddedError("PostgreSQL refuses to run as root: run Kobiri as another user, or set DATABASE_URL.")
+
+
+def _taken_from_a_shared_account(home: Path, cluster: _Cluster) -> _Cluster:
+    """Earlier versions ran root's PostgreSQL as `postgres` or `nobody`, which other programs may be, too."""
+    if cluster.account is None or home.stat().st_uid != 0 or _name_of(cluster.account[0]) in (None, _OWN_NAME):
+        return cluster
+    if not _is_free(cluster, _START_TIMEOUT_S):
+        raise EmbeddedError(f"The embedded database in {cluster.base} is neither running nor stopped.")
+    account = _own_account(home)
+    if (run := _socket_path(cluster)).exists() and run.lstat().st_uid == cluster.account[0]:
+        _give(run, account)
+    _give(cluster.base, account)
+    return _Cluster(cluster.base, account)
+
+
+def _give(folder: Path, account: tuple[int, int]) -> None:
+    """The folder itself comes last: who is interrupted begins again."""
+    for path in (*folder.rglob("*"), folder):
+        os.chown(path, *account, follow_symlinks=False)
+
+
+def _name_of(number: int) -> str | None:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return None
+
+
+def _can_be(account: tuple[int, int]) -> bool:
+    return _succeeds(account, "/bin/sh", "-c", ":")
 
 
 def _programs(cluster: _Cluster) -> Path:
@@ -221,10 +263,36 @@ def _programs(cluster: _Cluster) -> Path:
 def _initdb(cluster: _Cluster, programs: Path, options: list[str]) -> None:
     unfinished = cluster.base / "data.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    done = _run(cluster.account, programs / "initdb", "-D", unfinished, *_INITDB_OPTIONS, *options)
+    command: list[str | Path] = [programs / "initdb", "-D", unfinished, *_INITDB_OPTIONS, *options]
+    if cluster.account is None or _name_of(cluster.account[0]) is not None:
+        done = _run(cluster.account, *command)
+    else:
+        done = _run_under_a_name(cluster.base, unfinished, cluster.account, *command)
     if done.returncode != 0:
         raise EmbeddedError(f"The embedded database cannot be created: {_reason(done.stderr)}")
     unfinished.rename(cluster.data)
+
+
+def _run_under_a_name(
+    base: Path, folder: Path, account: tuple[int, int], *command: str | Path
+) -> subprocess.CompletedProcess[str]:
+    """Of all programs initdb wants its user to have a name. It borrows one, and our group lets it alone in.
+
+    Other processes of that name have not this group: they can neither open the folder nor look into initdb.
+    """
+    names = sorted(pwd.getpwall(), key=lambda entry: entry.pw_name != "nobody")
+    lent = next((entry.pw_uid for entry in names if entry.pw_uid != 0 and _can_be((entry.pw_uid, account[1]))), None)
+    if lent is None:
+        raise EmbeddedError("PostgreSQL refuses to run as root: run Kobiri as another user, or set DATABASE_URL.")
+    folder.mkdir(mode=stat.S_IRWXU)
+    os.chown(folder, lent, account[1])
+    base.chmod(stat.S_IRWXU | stat.S_IXGRP)
+    try:
+        done = _run((lent, account[1]), *command)
+    finally:
+        base.chmod(stat.S_IRWXU)
+    _give(folder, account)
+    return done
 
 
 def _launch(cluster: _Cluster, programs: Path, settings: Mapping[str, str]) -> None:
@@ -234,7 +302,12 @@ def _launch(cluster: _Cluster, programs: Path, settings: Mapping[str, str]) -> N
     if cluster.log.exists() and cluster.log.stat().st_size > _LOG_MAX_BYTES:
         cluster.log.replace(cluster.base / "log.old")
     socket_dir = _socket_dir(cluster)
-    settings = {"unix_socket_directories": str(socket_dir), **settings}
+    settings = {
+        "unix_socket_directories": str(socket_dir),
+        "hba_file": str(cluster.base / "pg_hba.conf"),
+        "ident_file": str(cluster.base / "pg_ident.conf"),
+        **settings,
+    }
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     # The shell leaves PostgreSQL without a parent that must wait for it, in a session that no Ctrl-C reaches.
     command = ["/bin/sh", "-c", '"$@" &', "sh", str(programs / "postgres"), "-D", str(cluster.data), *options]
@@ -244,6 +317,7 @@ def _launch(cluster: _Cluster, programs: Path, settings: Mapping[str, str]) -> N
     ):
         if not _take(lock, _START_TIMEOUT_S):  # a killed server's children may need a moment to notice
             raise EmbeddedError(f"The embedded database in {cluster.base} is neither running nor stopped.")
+        _write_who_may_log_in(cluster)
         # Left behind by a crash. PostgreSQL would refuse to start while a process has the number in them:
         # another one, which in a container is likely, or the dead one, when nobody has buried it.
         for left in (cluster.data / "postmaster.pid", socket_dir / ".s.PGSQL.5432.lock"):
@@ -258,11 +332,27 @@ def _launch(cluster: _Cluster, programs: Path, settings: Mapping[str, str]) -> N
         time.sleep(_POLL_S)
 
 
-def _socket_dir(cluster: _Cluster) -> Path:
+def _write_who_may_log_in(cluster: _Cluster) -> None:
+    names = {"root", _name_of(cluster.base.stat().st_uid)} - {None}
+    for name, text in (
+        ("pg_hba.conf", "local all all peer map=kobiri\n"),
+        ("pg_ident.conf", "".join(f'kobiri "{name}" all\n' for name in sorted(map(str, names)))),
+    ):
+        with _open(cluster.base / name, cluster.account) as file:
+            os.ftruncate(file, 0)
+            os.write(file, text.encode())
+
+
+def _socket_path(cluster: _Cluster) -> Path:
     path = cluster.base / "run"
     # A comma separates hosts in an address, and folders in PostgreSQL's setting.
     if len(os.fsencode(path / ".s.PGSQL.5432")) > _SOCKET_PATH_MAX_BYTES or "," in str(path):
-        path = Path("/tmp/kobiri-" + hashlib.sha256(os.fsencode(path)).hexdigest()[:16])  # noqa: S108 - see below
+        return Path("/tmp/kobiri-" + hashlib.sha256(os.fsencode(path)).hexdigest()[:16])  # noqa: S108 - see below
+    return path
+
+
+def _socket_dir(cluster: _Cluster) -> Path:
+    path = _socket_path(cluster)
     with suppress(FileExistsError):
         path.mkdir(mode=stat.S_IRWXU)
         if cluster.account:
