@@ -515,6 +515,9 @@ async def test_callbacks_for_the_road_that_was_left_cause_few_questions_and_none
     async def asks() -> int:
         return await checking.ask_earlier_roads(gateway(two.api))
 
+    await post_callback(two.api, callback(old))
+    assert (await asks(), await questions()) == (1, 1)
+    assert await due_in() is not None, "it had no answer"
     for n in range(20):
         assert (await post_callback(two.api, callback(old, n=n))).status_code == 200
         await asks()
