@@ -8,7 +8,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-LIES_EVERY_S, UNWELL_EVERY_S = 0.25, 5.0
+LIES_EVERY_S, UNWELL_EVERY_S = 0.25, 4.0
+A_DOZEN = 12
 
 Fault = dict[str, Any]
 Draw = Callable[[random.Random], Fault]
@@ -32,10 +33,12 @@ def _decision(dice: random.Random) -> Fault:
     return {"decision": dice.choice(("reject", "no_funds")), "prompt_ms": dice.randint(0, 2_000)}
 
 
-# One payment at a time. What a reader cannot read at all is told in callbacks only: in an answer to a request it would
-# look like an outage to anybody. A byte order mark can be read.
+# One payment at a time, or a dozen answers in a row, which may be about a few. What a reader cannot read at all is told
+# in callbacks only: in an answer to a request it would look like an outage to anybody. A byte order mark can be read.
 ABOUT_A_PAYMENT: Mapping[str, Draw] = {
     "wrong_word": lambda dice: {"operation": "status", "words": dice.choice(WORDS)},
+    "wrong_word by the dozen": lambda dice: {"words": ["REVERSED"], "times": dice.randint(A_DOZEN, 2 * A_DOZEN)},
+    "wrong_reference by the dozen": lambda dice: {"operation": "status", "times": dice.randint(A_DOZEN, 2 * A_DOZEN)},
     "wrong_word in the answer": lambda dice: {"operation": "create", "words": dice.choice((["failed"], ["PARKED"]))},
     "wrong_word in callbacks": lambda dice: {"operation": "callback", "words": dice.choice(WORDS)},
     "wrong_amount": lambda dice: {**_view(dice), "amount": dice.choice(("0.01", "999999999", "NaN", "1e3", "-5"))},
@@ -101,5 +104,5 @@ def about_a_payment(dice: random.Random, provider: str, *, askable: bool) -> Fau
 
 
 def to_everybody(dice: random.Random, provider: str) -> Fault:
-    name = dice.choice([*TO_EVERYBODY])
+    name = dice.choice([*TO_EVERYBODY, "429", "429"])
     return {"kind": name.partition(" ")[0], "provider": provider} | TO_EVERYBODY[name](dice)

@@ -6,6 +6,7 @@ import json
 import random
 import time
 import uuid
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -96,12 +97,15 @@ async def statements(site: Site) -> frozenset[str]:
 async def lying_world(site: Site, world: World, missing_theirs: frozenset[str] = frozenset()) -> LyingWorld:
     """The world, what was said in it, and what of that was a lie."""
     database = site.stack.database
-    hits = (await site.stack.simulator.client.get("/_sim/faults/hits")).json()["hits"]
+    simulator = site.stack.simulator.client
+    hits = (await simulator.get("/_sim/faults/hits")).json()["hits"]
+    sent = (await simulator.get("/_sim/callbacks")).json()["callbacks"]
+    signers = {one["provider"] for one in sent if one["signed"]}
     lies: dict[str, list[Lie]] = {}
     for hit in hits:
         payment_id = world.roads.get(digits(hit["reference"]))
         if payment_id is not None:
-            lies.setdefault(payment_id, []).append(_lie(site, hit))
+            lies.setdefault(payment_id, []).append(_lie(site, hit, signers))
     heard: dict[str, list[Heard]] = {}
     for row in await database.fetch(
         "SELECT payment_id::text, body, last_received_at FROM callbacks"
@@ -124,13 +128,13 @@ async def lying_world(site: Site, world: World, missing_theirs: frozenset[str] =
     )
 
 
-def _lie(site: Site, hit: dict[str, Any]) -> Lie:
+def _lie(site: Site, hit: dict[str, Any], signers: Collection[str]) -> Lie:
     fault = site.told.get(hit["fault"], {})
     return Lie(
         provider=hit["provider"],
         kind=hit["kind"],
         operation=hit["operation"],
         word=hit["word"],
-        signed=fault.get("signed", True) is True,
+        signed=hit["provider"] in signers and fault.get("signed", True) is True,
         last_at=datetime.fromtimestamp(hit["last_at"], UTC),
     )
