@@ -1,6 +1,7 @@
 """The database is in trouble for some seconds, under real processes: none dies, no word is lost, and all heals."""
 
 import asyncio
+import shutil
 import subprocess
 import tempfile
 import time
@@ -66,10 +67,7 @@ def server() -> Iterator[Server]:
         embedded.remove(home)
         if mounted:
             subprocess.run(["umount", str(folder)], check=True)
-        with suppress(OSError):
-            home.rmdir()
-        with suppress(OSError):
-            folder.rmdir()
+        shutil.rmtree(folder)
 
 
 @asynccontextmanager
