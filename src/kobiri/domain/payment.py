@@ -356,6 +356,8 @@ def _fail(payment: Payment, code: FailureCode, provider_code: str | None, source
         review=_review_after(payment, source),
         completed_at=now,
         checks=0,
+        not_founds=0,
+        first_not_found_at=None,
         next_run_at=None,
         lease_token=None,
         version=payment.version + 1,
@@ -400,12 +402,18 @@ def _not_found(payment: Payment, outcome: NotFound, source: Source, now: datetim
         return _wait(payment, (), source, now, jitter)  # nobody had asked, or it was acknowledged: it proves nothing
     if now < sends_end(payment):
         return _wait(payment, (), source, now, jitter, at_latest=sends_end(payment))
+    after, proves_at, proven = _one_not_found_more(payment, outcome, now)
+    if proven:
+        return _fail(after, FailureCode.NOT_RECEIVED, None, source, now)
+    return _wait(after, (), source, now, jitter, at_latest=proves_at)
+
+
+def _one_not_found_more(payment: Payment, outcome: NotFound, now: datetime) -> tuple[Payment, datetime, bool]:
+    """The payment with it counted, when enough time has passed for a proof, and whether this one completes it."""
     times, span = FIRM_PROOF if outcome.firm else SOFT_PROOF
     first = payment.first_not_found_at or now
     after = replace(payment, not_founds=payment.not_founds + 1, first_not_found_at=first)
-    if after.not_founds >= times and now - first >= span:
-        return _fail(after, FailureCode.NOT_RECEIVED, None, source, now)
-    return _wait(after, (), source, now, jitter, at_latest=first + span)
+    return after, first + span, after.not_founds >= times and now - first >= span
 
 
 def _unknown(payment: Payment, outcome: Unknown, source: Source, now: datetime, jitter: float) -> Change | None:
@@ -593,9 +601,15 @@ def _after_the_end(
         return change
     # Who asked before it was final may answer late: silence about it asks for nothing then.
     doubts = payment.next_run_at is not None or (payment.status is Status.FAILED and isinstance(outcome, Accepted))
-    if doubts and isinstance(outcome, Accepted | Unknown) and payment.status is not Status.REVERSED:
+    doubts = doubts and payment.status is not Status.REVERSED
+    if doubts and isinstance(outcome, Accepted | Unknown):
         after = change.after if change else replace(payment, version=payment.version + 1)
         return _ask_on(after, change.events if change else (), outcome, now, jitter)
+    if doubts and isinstance(outcome, NotFound):
+        # Somebody spoke of it, and a provider's list may lag behind its callback: one not-found is no answer.
+        after, _, proven = _one_not_found_more(payment, outcome, now)
+        if not proven:
+            return _ask_on(replace(after, version=payment.version + 1), (), outcome, now, jitter)
     if change is None and payment.review is Review.UNRESOLVED and not isinstance(outcome, NotFound):
         change = Change(replace(payment, review=None, version=payment.version + 1))  # it agrees: nobody need look
     return _end_question(payment, change)
@@ -606,7 +620,7 @@ def _end_question(payment: Payment, change: Change | None = None) -> Change | No
     if change is None and payment.next_run_at is None:
         return None
     after = change.after if change else replace(payment, version=payment.version + 1)
-    after = replace(after, next_run_at=None, lease_token=None)
+    after = replace(after, next_run_at=None, lease_token=None, not_founds=0, first_not_found_at=None)
     return replace(change, after=after) if change else Change(after)
 
 
@@ -620,13 +634,13 @@ def _deny(payment: Payment) -> Change | None:
 
 
 def _ask_on(
-    after: Payment, events: tuple[EventDraft, ...], outcome: Accepted | Unknown, now: datetime, jitter: float
+    after: Payment, events: tuple[EventDraft, ...], outcome: Accepted | NotFound | Unknown, now: datetime, jitter: float
 ) -> Change:
     """No firm word yet about a final payment: the question stays, slower each time; in the end a person looks too."""
     asked = not isinstance(outcome, Unknown) or outcome.asked
     delay = schedule.recheck_delay(after.checks, jitter) if asked else schedule.unasked_delay(jitter)
     after = replace(after, checks=after.checks + asked, next_run_at=now + delay, lease_token=None)
-    if after.checks >= UNSETTLED_QUESTIONS and after.review is None:
+    if after.checks >= UNSETTLED_QUESTIONS and after.review is None and not isinstance(outcome, NotFound):
         after = replace(after, review=Review.UNRESOLVED)
         events += (EventDraft("payment.review_needed", {"reason": Review.UNRESOLVED}),)
     return Change(after, events)

@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 WORKER = Author("worker")
 
 EARLIER_AT_ONCE = 10
+EARLIER_NOT_FOUND_AGAIN = 7  # with the delays of domain/schedule.py: about a quarter of an hour
 
 
 async def claim_due(gateway: Gateway, limit: int) -> list[Claim]:
@@ -95,6 +96,8 @@ async def _ask_earlier_road(gateway: Gateway, earlier: EarlierRoad) -> None:
         if isinstance(finding, Unknown) and finding.askable:
             soon, later = schedule.unasked_delay, schedule.earlier_delay
             again_in = later(earlier.checks, random.random()) if finding.asked else soon(random.random())
+        if isinstance(finding, NotFound) and earlier.checks < EARLIER_NOT_FOUND_AGAIN:
+            again_in = schedule.earlier_delay(earlier.checks, random.random())  # its list may lag behind its callback
         async with gateway.db.tenant_transaction(earlier.tenant_id) as tx:
             await attempts.answered(tx, earlier, checks, again_in)
     except KobiriError as error:  # it is due again when its lease ends

@@ -354,7 +354,7 @@ def asks_on(moment: Moment) -> bool:
     """Whether a question about a final payment has no firm answer yet."""
     is_question = moment.word.source is Source.CHECK and moment.after.status is not Status.REVERSED
     denies = moment.before.status is Status.FAILED and isinstance(moment.word.outcome, Accepted)
-    unsettled = isinstance(moment.word.outcome, Accepted | Unknown)
+    unsettled = isinstance(moment.word.outcome, Accepted | Unknown) or moment.after.not_founds > 0
     return is_question and unsettled and (denies or moment.before.next_run_at is not None)
 
 
@@ -909,18 +909,27 @@ FAILED_HERE = replace(FAILED_THERE, failure_code=FailureCode.NOT_RECEIVED)
 PAID = replace(FAILED_THERE, status=Status.SUCCESSFUL, failure_code=None)
 
 
+@pytest.mark.parametrize(("firm", "heard_after"), [(True, [0, 3]), (False, [0, 2, 10])])
+@pytest.mark.parametrize("payment", [FAILED_THERE, FAILED_HERE, PAID])
+def test_one_not_found_does_not_end_the_question_about_a_final_payment(
+    payment: Payment, firm: bool, heard_after: list[int]
+) -> None:
+    for minutes in heard_after[:-1]:
+        payment = say(payment, NotFound(firm), Source.CHECK, EXPIRES + timedelta(minutes=minutes)).after
+        assert payment.next_run_at is not None
+    ended = say(payment, NotFound(firm), Source.CHECK, EXPIRES + timedelta(minutes=heard_after[-1])).after
+    assert (ended.next_run_at, ended.not_founds, ended.review) == (None, 0, None)
+
+
 @pytest.mark.parametrize(
     ("payment", "answer", "review"),
     [
         (FAILED_THERE, DECLINED, None),
-        (FAILED_THERE, NotFound(), None),
-        (FAILED_HERE, NotFound(True), None),
         (FAILED_THERE, Succeeded("TX1", OURS, PAYER), Review.CONTRADICTED),
         (FAILED_HERE, Succeeded("TX1"), Review.CONTRADICTED),
         (PAID, Succeeded("TX1", OURS, PAYER), None),
         (PAID, Succeeded("TX1", Money(700, "ZMW")), Review.CONTRADICTED),
         (PAID, DECLINED, Review.CONTRADICTED),
-        (PAID, NotFound(), None),
     ],
     ids=repr,
 )
