@@ -136,6 +136,14 @@ async def test_a_migration_that_cannot_get_a_table_gives_up_and_changes_nothing(
     await migrate(database)  # and the lock of the migrations is free again
 
 
+async def _version(cluster: Cluster) -> int:
+    connection = await asyncpg.connect(cluster.dsn)
+    try:
+        return connection.get_server_version().major
+    finally:
+        await connection.close()
+
+
 @asynccontextmanager
 async def owned_by_no_superuser(cluster: Cluster) -> AsyncIterator[tuple[TestDatabase, str, str]]:
     """As a hosted PostgreSQL has it: the database's owner may make roles, and no more. With its login and its name."""
@@ -145,8 +153,11 @@ async def owned_by_no_superuser(cluster: Cluster) -> AsyncIterator[tuple[TestDat
     await cluster.execute(
         f"CREATE ROLE {owner} LOGIN CREATEROLE PASSWORD '{PASSWORD}';"
         f"CREATE ROLE {login} LOGIN NOINHERIT PASSWORD '{PASSWORD}';"
-        f"GRANT {held} TO {owner} WITH ADMIN OPTION"  # it made them, had another database not been first
+        # It made them, had another database not been first: from PostgreSQL 16 on it then does not inherit them.
+        f"GRANT {held} TO {owner} WITH ADMIN OPTION"
     )
+    if await _version(cluster) >= 16:
+        await cluster.execute(f"GRANT {held} TO {owner} WITH INHERIT FALSE, SET FALSE")
     await cluster.execute(f"CREATE DATABASE {name} OWNER {owner}")
     try:
         yield TestDatabase(cluster.address(name, owner), cluster.address(name, login)), login, name
