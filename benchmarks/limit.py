@@ -19,7 +19,7 @@ T1 = {
     22: "'60 s'::interval", 23: "'900 s'::interval", 24: "'15 s'::interval", 25: LEASE,
     26: "{new_id}", 27: "'payment.created'", 28: "'api_key:benchmark123'",
     29: """'{{"amount":"10.00","currency":"ZMW","network":"mtn","provider":"mtn","provider_reference":"x"}}'""",
-    30: "'01935a1e-0000-7000-8000-000000000000'",
+    30: "'01935a1e-0000-7000-8000-000000000000'", 31: "NULL::uuid",
 }  # fmt: skip
 
 T2 = {
@@ -30,6 +30,7 @@ T2 = {
     21: "ARRAY[{new_id}]", 22: "'{{payment.accepted}}'",
     23: """ARRAY['{{"source":"send","provider_reference":"x"}}']""", 24: "NULL::text", 25: "'{{}}'", 26: "'{{}}'",
     27: "'{{}}'", 28: "'test'", 29: "$2", 30: "201::smallint", 31: "convert_to(repeat('x', 700), 'UTF8')",
+    32: "NULL::bigint", 33: "NULL::text", 34: "NULL::uuid",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.limit import T1, T2
 from litestar import Litestar
 
 import kobiri
@@ -23,6 +24,7 @@ from kobiri.config import Settings
 from kobiri.domain.api_key import SCOPES
 from kobiri.domain.errors import KobiriError
 from kobiri.providers import registry
+from kobiri.store.payments import INSERT_ONCE, WRITE
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src" / "kobiri"
@@ -293,3 +295,11 @@ def test_the_example_names_every_setting_and_no_other(example: Path) -> None:
 
 def test_the_example_shows_the_true_defaults(example: Path) -> None:
     assert Settings(_env_file=str(example)) == Settings()  # type: ignore[call-arg]  # pydantic's plug-in would know it
+
+
+# --- the benchmark's own copies -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sql", "given"), [(INSERT_ONCE, T1), (WRITE, T2)], ids=["T1", "T2"])
+def test_the_benchmark_gives_every_parameter_of_what_it_replays(sql: str, given: dict[int, str]) -> None:
+    assert {int(number) for number in re.findall(r"\$([0-9]+)", sql)} == set(given)
