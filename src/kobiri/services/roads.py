@@ -217,7 +217,7 @@ class Road:
 
     def _opened(self, call: Call, reason: str) -> None:
         what, kind = call
-        because = self._breakers[call].because
+        because = self._breakers[call].because.value
         log.warning("circuit.opened", road=self.label, call=what, kind=kind, because=because, reason=reason)
         self._start(self._probe(call))
 
