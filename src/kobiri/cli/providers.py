@@ -20,6 +20,9 @@ Reason = Annotated[str, typer.Option(help="Merchants see it.")]
 def list_(json: Json = False) -> None:
     """Show each provider, and whether an operator has closed it.
 
+    Each process keeps its own circuits; how calls go now is told by GET /api/v1/providers and by circuit.opened in the
+    log.
+
     Example: kobiri providers list
     """
 
@@ -53,7 +56,10 @@ def close(provider: Provider, reason: Reason, json: Json = False) -> None:
 
 @app.command("open")
 def open_(provider: Provider, reason: Reason, json: Json = False) -> None:
-    """Let payments go by this provider again.
+    """Let payments go by this provider again, and forget what went badly.
+
+    Within five seconds every process closes its circuits for it: outages, refused credentials, wishes for rest. That
+    holds for a provider that no operator had closed, too.
 
     Example: kobiri providers open mtn --reason "maintenance is over"
     """
