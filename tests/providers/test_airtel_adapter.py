@@ -629,6 +629,14 @@ async def test_a_check_asks_for_a_key_where_one_is_needed(airtel: Airtel) -> Non
         assert await provider.check(within_s=5) == "no encryption key: HTTP 503"
 
 
+async def test_what_only_payouts_need_is_no_matter_of_the_others(airtel: Airtel, provider: AirtelProvider) -> None:
+    airtel.on_key = answer(503)
+    assert await provider.check("payout", within_s=5) == "no encryption key: HTTP 503"
+    assert await provider.check(within_s=5) == "no encryption key: HTTP 503"
+    assert await provider.check("collection", within_s=5) is None
+    assert await provider.check("refund", within_s=5) is None
+
+
 async def test_callbacks_are_verified_where_there_is_a_key(airtel: Airtel) -> None:
     transaction = json.dumps({"id": ID, "message": "Paid.", "status_code": "TS", "airtel_money_id": "MP1"})
     right = base64.b64encode(hmac.new(b"canary-callback", transaction.encode(), hashlib.sha256).digest()).decode()

@@ -423,11 +423,16 @@ async def test_a_check_names_the_product_that_refuses(mtn: Mtn) -> None:
         assert await provider.check(within_s=10) is None
         refused.add("disbursement")
         assert await provider.check(within_s=10) == "disbursement: no token: HTTP 401 invalid_client"
+        assert await provider.check("collection", within_s=10) is None, (
+            "the other product's key is no matter of its own"
+        )
+        for kind in ("payout", "refund"):
+            assert await provider.check(kind, within_s=10) == "disbursement: no token: HTTP 401 invalid_client"
         refused.add("collection")
         told = await provider.check(within_s=10)
         assert told is not None
         assert ("collection:" in told, "disbursement:" in told) == (True, True)
-    assert (len(mtn.tokens), len(mtn.paying_tokens)) == (3, 3)
+    assert (len(mtn.tokens), len(mtn.paying_tokens)) == (4, 5)
 
 
 # --- tokens -------------------------------------------------------------------------------------------------

@@ -479,6 +479,16 @@ async def test_a_question_that_is_told_so_stops_questions_and_no_new_money(
         operator.finding = Accepted()
         await comes_true(lambda: road._breakers["find", "collection"].lets_through)
         assert len(operator.found) == before + 1, "one that is about nobody, before all the others go"
+        assert await asyncio.gather(*(find(road) for _ in range(5))) == [Accepted()] * 5
+
+
+async def test_no_token_to_ask_with_is_about_no_payment() -> None:
+    operator = Operator(finds=Unknown("no token: HTTP 503", asked=False))
+    async with road_of(operator, Clock()) as road:
+        reference = new_provider_reference()
+        for _ in range(IN_A_ROW):
+            await road.find("collection", reference)
+        assert (await road.find("collection", reference)).reason == "its circuit is open"  # type: ignore[union-attr]
 
 
 async def test_each_kind_of_movement_has_circuits_of_its_own() -> None:

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from kobiri import net
+from kobiri.domain.outcome import Accepted, Unknown
 
 Handler = Callable[[Reader, Writer], Awaitable[None]]
 
@@ -89,6 +90,24 @@ def a_full_backlog() -> Iterator[str]:
         finally:
             for filler in fillers:
                 filler.close()
+
+
+# --- a wish for rest ----------------------------------------------------------------------------------------
+
+RESTS: list[tuple[int, str | None, float | None]] = [
+    (429, "7", 7), (429, "0", 1), (429, "86400", 40), (429, "9" * 400, 40), (503, "3600", 40), (503, "1", 1),
+    (429, None, 10), (429, "", 10), (429, "-5", 10), (429, "nan", 10), (429, "1e9", 10), (429, "7.5", 10),
+    (429, "Fri, 31 Dec 9999 23:59:59 GMT", 10), (503, "Fri, 31 Dec 1999 23:59:59 GMT", 10), (429, "\u0667", 10),
+    (503, None, None), (500, "60", None), (403, "60", None), (200, "60", None),
+]  # fmt: skip
+
+
+def test_a_rest_is_as_long_as_asked_and_never_absurd() -> None:
+    for status, asked, rest_s in RESTS:
+        headers = {} if asked is None else {"Retry-After": asked}
+        said = net.Answer(status, headers, b"").heed(Unknown("told"))
+        assert said == Unknown("told", retry_after_s=rest_s), (status, asked)
+    assert net.Answer(429, {"Retry-After": "7"}, b"").heed(Accepted()) == Accepted()
 
 
 # --- nothing was written ------------------------------------------------------------------------------------
