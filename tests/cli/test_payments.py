@@ -71,6 +71,25 @@ def test_a_person_settles_it_with_a_reason(cli: Cli, payment_id: str) -> None:
     assert cli.text("payments", "list") == "None yet.\n"
 
 
+def test_a_person_tells_what_arrived_and_hears_that_nobody_was_asked(
+    cli: Cli, database: TestDatabase, payment_id: str
+) -> None:
+    arguments = ("payments", "resolve", payment_id, "--as", "failed", "--reason", "statement, line 17", "--arrived")
+    for amount in ("ten", "-1", "=1", "10.00", "1e3"):
+        assert cli.refusal(*arguments, amount)[0] in ("invalid_amount", "unprocessable")
+    said = cli.text(*arguments, "9.00", "--transaction-id", "MP-9")
+    assert "mtn could not be asked (its provider account is gone): your word decided." in said
+    assert "9.00 ZMW arrived and waits in suspense: kobiri ledger suspense" in said
+    payment = cli.json("payments", "show", payment_id)["payment"]
+    assert (payment["failure_code"], payment["received_amount"]) == ("amount_mismatch", "9.00")
+    [entry] = cli.json("ledger", "suspense")["suspense"]
+    assert (entry["why"], entry["transaction_id"], entry["evidence"]) == (
+        "mismatched",
+        "MP-9",
+        "person: a person's word",
+    )
+
+
 @pytest.mark.parametrize("text", ["", "x", "'; DROP TABLE payments", "019b76da-8c3c-7f20-8000-0a1b2c3d4e5"])
 def test_what_is_no_id_is_told_in_one_sentence(cli: Cli, text: str) -> None:
     assert cli.refusal("payments", "show", text)[0] == "bad_id"
