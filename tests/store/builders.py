@@ -94,7 +94,7 @@ async def get(db: Database, payment: Payment) -> Read:
 
 async def lock_awaited(database: TestDatabase, waiting: int = 1) -> None:
     """Wait until so many transactions of this database wait for another one."""
-    deadline = monotonic() + 30
+    deadline = monotonic() + 60
     sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     while await database.value(sql) < waiting:
         assert monotonic() < deadline, "nobody waits"
