@@ -49,6 +49,21 @@ async def test_a_key_is_purged_when_its_life_is_over_and_its_payment_final(
     assert await database.value("SELECT count(*) FROM payments") == 5
 
 
+async def test_one_key_in_another_mode_or_of_another_tenant_lives_its_own_life(
+    db: Database, database: TestDatabase
+) -> None:
+    """Whoever purges a living key lets a repeat of its request move the money a second time."""
+    mine, other = await builders.make_tenant(db), await builders.make_tenant(db)
+    over = await insert(db, make_payment(mine, mode="test"), "k", life=timedelta(seconds=-1))
+    living = [await insert(db, make_payment(mine, mode="live"), "k"), await insert(db, make_payment(other), "k")]
+    await finish(database, over.id)
+
+    assert await housekeeping.purge_idempotency_keys(db) == 1
+
+    left = await database.fetch("SELECT payment_id::text FROM idempotency_keys ORDER BY payment_id")
+    assert [row["payment_id"] for row in left] == [payment.id for payment in living]
+
+
 async def test_a_purge_goes_in_steps_oldest_first(db: Database, database: TestDatabase) -> None:
     tenant_id = await builders.make_tenant(db)
     for number in range(5):
