@@ -442,6 +442,20 @@ async def test_hints_count_once_in_five_seconds(db: Database, database: TestData
         assert (await row(database, payment))["due_in"] == pytest.approx(due_in, abs=0.9), hinted_ago
 
 
+async def test_a_flood_of_hints_does_not_put_off_the_question_after_the_next(
+    db: Database, database: TestDatabase
+) -> None:
+    """Strangers hint for nothing: a genuine hint must be heeded five seconds after the last question all the same."""
+    payment = await waiting(db, database)
+    for _ in range(20):
+        await hint(db, payment)
+    assert len(await claim(db)) == 1
+    held = (await get(db, payment)).payment
+    assert await write(db, held, change_of(held, Accepted(), Source.CHECK))
+    await hint(db, payment)
+    assert (await row(database, payment))["due_in"] <= 5
+
+
 async def test_hints_about_what_is_final_cause_fewer_and_fewer_questions_and_are_never_lost(
     db: Database, database: TestDatabase
 ) -> None:
