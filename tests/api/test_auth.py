@@ -46,6 +46,7 @@ async def test_revoked_suspended_and_resumed_keys_are_noticed(make_api: ApiFacto
     fresh = await make_api()
     problem(await get(fresh, gone), 401, "unauthenticated")
     problem(await fresh.pay("k", headers={"x-api-key": other}), 403, "tenant_suspended")
+    assert (await fresh.pay(headers={"x-api-key": kept})).status_code == 201
 
     async def noticed() -> bool:
         refused = await get(api, gone)

@@ -63,6 +63,13 @@ async def test_tenants_and_keys_may_have_their_own(make_api: ApiFactory) -> None
     assert [(await get(api, big)).status_code for _ in range(7)] == [200] * 6 + [429]
 
 
+async def test_each_key_has_its_own(make_api: ApiFactory) -> None:
+    api = await make_api(throttle_limit=100)
+    narrow = [await api.tenant("shop", throttle_limit=2) for _ in range(2)]
+    for key in narrow:
+        assert [(await get(api, key)).status_code for _ in range(3)] == [200, 200, 429]
+
+
 async def test_the_narrower_quota_is_shown(make_api: ApiFactory) -> None:
     api = await make_api(throttle_limit=100)
     narrow = await api.tenant("shop", throttle_limit=5)

@@ -37,7 +37,9 @@ async def test_a_movement_is_balanced_at_commit_and_not_before(db: Database, dat
     "lines",
     [
         [("a", 1_000, "ZMW")],
+        [("a", -1_000, "ZMW")],
         [("a", 1_000, "ZMW"), ("b", -999, "ZMW")],
+        [("a", 1_000, "ZMW"), ("b", -1_001, "ZMW")],
         [("a", 1_000, "ZMW"), ("b", -1_000, "USD")],  # sums to zero, in two currencies
     ],
 )

@@ -452,6 +452,7 @@ async def test_a_flood_of_hints_does_not_put_off_the_question_after_the_next(
     assert len(await claim(db)) == 1
     held = (await get(db, payment)).payment
     assert await write(db, held, change_of(held, Accepted(), Source.CHECK))
+    await database.fetch("UPDATE payments SET next_run_at = now() + interval '1 h'")
     await hint(db, payment)
     assert (await row(database, payment))["due_in"] <= 5
 
