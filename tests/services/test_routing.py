@@ -93,6 +93,12 @@ def test_a_road_to_other_wallets_is_not_even_mentioned() -> None:
     assert (labels(route.roads), route.passed_over, sorts) == (["two"], (), frozenset())
 
 
+@pytest.mark.parametrize("unfit", [{"modes": ("live",)}, {"currencies": ("USD",)}, {"kinds": ("payout",)}], ids=str)
+def test_an_account_of_ones_own_for_something_else_leaves_the_platforms_open(unfit: dict[str, Any]) -> None:
+    route, sorts = choose([road("one", account_id=AccountId("a1"), **unfit), road("one")], WANTED, {})
+    assert (labels(route.roads), sorts) == (["one"], {"config"})
+
+
 def test_a_provider_that_is_switched_off_closes_all_its_accounts() -> None:
     roads = [road("one"), road("one", account_id=AccountId("a1")), road("two", account_id=AccountId("a2"))]
     route, sorts = choose(roads, WANTED, {"one": "fraud"})

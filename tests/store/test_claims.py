@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from kobiri.store import payments
+from kobiri.store import attempts, payments
 from kobiri.store.db import Database
 from kobiri.store.payments import Claim
 from tests.conftest import TestDatabase
@@ -36,6 +36,27 @@ async def test_due_payments_of_all_tenants_are_claimed_and_no_others(db: Databas
         assert timedelta(seconds=50) < read.payment.next_run_at - read.now <= MINUTE
         assert read.payment.version == p.version
     assert await claim(db) == []
+
+
+async def test_of_two_roads_that_were_left_the_one_that_is_due_is_asked(db: Database, database: TestDatabase) -> None:
+    payment = await insert(db, make_payment(await make_tenant(db)))
+    await database.fetch(
+        "INSERT INTO attempts (tenant_id, payment_id, attempt, provider, account_fingerprint, provider_reference,"
+        " reason, next_run_at) SELECT tenant_id, id, n, 'mtn', 'somewhere', gen_random_uuid(), 'no token',"
+        " now() + interval '1 h' * (n - 1) FROM payments, generate_series(1, 2) n"
+    )
+
+    async def due() -> list[tuple[int, float]]:
+        sql = "SELECT attempt, extract(epoch FROM next_run_at - now())::float FROM attempts ORDER BY attempt"
+        return [(number, round(seconds / 60)) for number, seconds in await database.fetch(sql)]
+
+    async with db.worker_transaction() as tx:
+        [claimed] = await attempts.claim(tx, 10, 60)
+    assert (claimed.payment_id, claimed.attempt) == (payment.id, 1)
+    assert await due() == [(1, 1), (2, 60)]
+    async with db.tenant_transaction(payment.tenant_id) as tx:
+        await attempts.answered(tx, claimed, 1, 10 * MINUTE)
+    assert await due() == [(1, 10), (2, 60)]
 
 
 async def test_the_longest_overdue_are_claimed_first(db: Database) -> None:

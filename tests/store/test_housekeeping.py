@@ -177,6 +177,14 @@ async def test_the_use_of_keys_is_noted_across_tenants(db: Database, database: T
     assert {row["key_id"] for row in noted} == set(used)
 
 
+async def test_a_tenants_keys_are_its_own(db: Database, database: TestDatabase) -> None:
+    made = [await make_tenant(database, slug) for slug in ("first", "second")]
+    for text, tenant_id in made:
+        async with db.operator_transaction() as tx:
+            (key,) = await tenants.list_keys(tx, TenantId(tenant_id))
+        assert key.key_id == text.split("_")[2]
+
+
 async def test_a_key_is_found_by_its_id_alone_before_the_tenant_is_known(db: Database, database: TestDatabase) -> None:
     text, tenant_id = await make_tenant(database, "first", throttle_limit=7, scopes=("events:read",))
     key_id = text.split("_")[2]
