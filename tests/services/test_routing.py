@@ -96,7 +96,7 @@ def test_a_road_to_other_wallets_is_not_even_mentioned() -> None:
 @pytest.mark.parametrize("unfit", [{"modes": ("live",)}, {"currencies": ("USD",)}, {"kinds": ("payout",)}], ids=str)
 def test_an_account_of_ones_own_for_something_else_leaves_the_platforms_open(unfit: dict[str, Any]) -> None:
     route, sorts = choose([road("one", account_id=AccountId("a1"), **unfit), road("one")], WANTED, {})
-    assert (labels(route.roads), sorts) == (["one"], {"config"})
+    assert (labels(route.roads), set(sorts)) == (["one"], {"config"})
 
 
 def test_a_provider_that_is_switched_off_closes_all_its_accounts() -> None:
