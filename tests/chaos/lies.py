@@ -10,6 +10,7 @@ from typing import Any
 
 LIES_EVERY_S, UNWELL_EVERY_S = 0.25, 4.0
 A_DOZEN = 12
+SHORT_QUEUE_S = 5.0
 
 Fault = dict[str, Any]
 Draw = Callable[[random.Random], Fault]
@@ -58,7 +59,7 @@ ABOUT_A_PAYMENT: Mapping[str, Draw] = {
     "reordered": lambda dice: {"ms": dice.randint(0, 1_000)},
     "forged": lambda dice: {"ms": dice.randint(0, 3_000)},
     "unsigned": lambda _: {},
-    "queued": lambda dice: {"ms": dice.randint(500, 5_000), "status": dice.choice((None, 503))},
+    "queued": lambda dice: {"status": dice.choice((None, 503))},
     "not_found_for": lambda dice: {"ms": dice.randint(500, 5_000)},
     "late_success": lambda dice: {"ms": dice.randint(500, 4_000), "after_failure": True},
     "payer": _decision,
@@ -93,13 +94,14 @@ def unwell(dice: random.Random, providers: Sequence[str], others: Sequence[str])
     return frozenset([dice.choice(sorted(providers)), *also])
 
 
-def about_a_payment(dice: random.Random, provider: str, *, askable: bool) -> Fault:
+def about_a_payment(dice: random.Random, provider: str, *, queue_s: float = SHORT_QUEUE_S) -> Fault:
+    """`queue_s`: so long a request may lie somewhere before it is carried out."""
     # Where a callback is believed, nobody asks for a status: some must be lost.
     name = dice.choice([*ABOUT_A_PAYMENT, "lost", "lost", "lost"])
     fault = {"kind": name.partition(" ")[0], "provider": provider, "times": dice.randint(1, 3)}
     fault |= ABOUT_A_PAYMENT[name](dice)
-    if fault["kind"] == "queued" and not askable:
-        fault["ms"] = dice.randint(500, 1_500)
+    if fault["kind"] == "queued":
+        fault["ms"] = int(1_000 * dice.uniform(min(0.5, queue_s), queue_s))
     return fault
 
 

@@ -16,6 +16,8 @@ CLIENTS = 10
 FAULTS_EVERY_S, KILLS_EVERY_S, PAUSES_EVERY_S, RESTARTS_EVERY_S = 0.4, 5.0, 5.0, 15.0
 CUTS_EVERY_S, STALLS_EVERY_S = 0.8, 0.4
 LONGEST_PROMPT_MS = 8_000
+# Long enough to see what not-founds lead to, which needs minutes by design.
+LONG_RUN_S, LONG_QUEUE_S = 300.0, 400.0
 
 PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
 
@@ -101,6 +103,11 @@ class Plan:
     prefixes: tuple[str, ...]
     unwell: frozenset[str] | None = None
 
+    @property
+    def send_within_s(self) -> int:
+        """How long the gateway may send. Else for an hour: what never arrived is sent again, and all rests soon."""
+        return 20 if self.unwell is not None and self.seconds >= LONG_RUN_S else 3_600
+
 
 def traits() -> tuple[Traits, ...]:
     """All providers of the registry that collect."""
@@ -148,7 +155,9 @@ def _broken(dice: random.Random, seconds: float, providers: Sequence[Traits]) ->
 def _said(dice: random.Random, seconds: float, providers: Sequence[Traits], unwell: frozenset[str]) -> list[Step]:
     def about_a_payment(at_s: float) -> Step:
         chosen = dice.choice(providers)
-        return ProviderFault(at_s, 10.0, lies.about_a_payment(dice, chosen.provider, askable=chosen.askable))
+        # Whatever lies in a queue is carried out before the operators are sane.
+        queue_s = min(LONG_QUEUE_S, seconds - at_s) if seconds >= LONG_RUN_S else lies.SHORT_QUEUE_S
+        return ProviderFault(at_s, 10.0, lies.about_a_payment(dice, chosen.provider, queue_s=queue_s))
 
     def to_everybody(at_s: float) -> Step:
         return ProviderFault(at_s, dice.uniform(1, 4), lies.to_everybody(dice, dice.choice(sorted(unwell))))

@@ -232,7 +232,7 @@ async def _processes(
         database_url=proxy.dsn,
         api_key_pepper=PEPPER,
         throttle_limit=0,
-        payment_send_within_seconds=3_600,  # what never arrived is sent again; else its end takes ten minutes
+        payment_send_within_seconds=plan.send_within_s,
         payment_expires_after_seconds=6,
     )
     async with (

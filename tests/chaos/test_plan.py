@@ -82,5 +82,14 @@ def test_every_lie_is_one_that_simulators_tell() -> None:
     dice = random.Random(1)
     for provider in plan.traits():
         for _ in range(500):
-            decode(msgspec.json.encode(lies.about_a_payment(dice, provider.provider, askable=provider.askable)))
+            decode(msgspec.json.encode(lies.about_a_payment(dice, provider.provider)))
             decode(msgspec.json.encode(lies.to_everybody(dice, provider.provider)))
+
+
+def test_what_lies_in_a_queue_is_carried_out_before_the_end_of_a_long_run() -> None:
+    for seconds, longest_s in ((60, lies.SHORT_QUEUE_S), (600, plan.LONG_QUEUE_S)):
+        made = [step for seed in range(20) for step in plan.make(seed, seconds, plan.traits(), lying=True).steps]
+        queued = [step for step in made if isinstance(step, ProviderFault) and step.fault["kind"] == "queued"]
+        assert longest_s * 0.9 < max(step.fault["ms"] for step in queued) / 1_000 <= longest_s
+        if seconds >= plan.LONG_RUN_S:
+            assert all(step.at_s + step.fault["ms"] / 1_000 <= seconds for step in queued)
