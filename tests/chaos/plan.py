@@ -18,6 +18,7 @@ CUTS_EVERY_S, STALLS_EVERY_S = 0.8, 0.4
 LONGEST_PROMPT_MS = 8_000
 # Long enough to see what not-founds lead to, which needs minutes by design.
 LONG_RUN_S, LONG_QUEUE_S = 300.0, 400.0
+LEAST_REST_S = 120.0
 
 PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
 
@@ -106,7 +107,16 @@ class Plan:
     @property
     def send_within_s(self) -> int:
         """How long the gateway may send. Else for an hour: what never arrived is sent again, and all rests soon."""
-        return 20 if self.unwell is not None and self.seconds >= LONG_RUN_S else 3_600
+        return 20 if self._concludes else 3_600
+
+    @property
+    def rest_within_s(self) -> float:
+        """How long all may take to come to rest: three not-founds take twelve minutes after the last send."""
+        return 900.0 if self._concludes else max(LEAST_REST_S, self.seconds)
+
+    @property
+    def _concludes(self) -> bool:
+        return self.unwell is not None and self.seconds >= LONG_RUN_S
 
 
 def traits() -> tuple[Traits, ...]:

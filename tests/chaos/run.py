@@ -11,8 +11,6 @@ from tests.chaos import checks, plan, stack
 from tests.chaos.clients import Crowd, orders
 from tests.crash.invariants import Broken
 
-LEAST_REST_S = 120.0
-
 Tell = Callable[[str, float], None]  # what is done now, and the share of the run's time that is over
 
 
@@ -52,7 +50,7 @@ async def run(
         try:
             await _chaos(made, site, crowd, tell)
             tell("Waiting for rest …", 1)
-            found, rested_s = await checks.everything(site, crowd, max(LEAST_REST_S, seconds))
+            found, rested_s = await checks.everything(site, crowd, made.rest_within_s)
             return Report(
                 seed=seed,
                 seconds=seconds,
@@ -74,7 +72,7 @@ async def run(
 
 async def _chaos(made: plan.Plan, site: stack.Site, crowd: Crowd, tell: Tell) -> None:
     began = time.monotonic()
-    until, give_up_at = began + made.seconds, began + made.seconds + LEAST_REST_S
+    until, give_up_at = began + made.seconds, began + made.seconds + plan.LEAST_REST_S
     async with asyncio.TaskGroup() as group:
         for number, seed in enumerate(made.client_seeds):
             caller = site.callers[number % len(site.callers)]
