@@ -473,7 +473,7 @@ def hashed(content: bytes, key: bytes = KEY) -> str:
     ],
 )
 def test_callbacks_are_read(transaction: object, finding: object) -> None:
-    assert wire.read_callback(posted(transaction)) == CallbackWord(REFERENCE, finding, None, None)  # type: ignore[arg-type]
+    assert wire.read_callback(posted(transaction)) == CallbackWord(REFERENCE, finding, None, None, None)  # type: ignore[arg-type]
     assert wire.read_callback(posted(transaction, hash="x")).finding == finding
 
 

@@ -308,42 +308,54 @@ def test_a_number_is_read_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     ("body", "word"),
     [
-        (dump(), CallbackWord(REFERENCE, SUCCEEDED, Money(10_000, "ZMW"), "260961234567")),
-        (dump(externalId=REFERENCE.upper()), CallbackWord(REFERENCE, SUCCEEDED, Money(10_000, "ZMW"), "260961234567")),
-        (dump(payer="260961234567"), CallbackWord(REFERENCE, SUCCEEDED, Money(10_000, "ZMW"), "260961234567")),
-        (dump().replace(b'"100"', b"100.00"), CallbackWord(REFERENCE, SUCCEEDED, Money(10_000, "ZMW"), "260961234567")),
+        (dump(), CallbackWord(REFERENCE, SUCCEEDED, Money(10_000, "ZMW"), "260961234567", "in")),
+        (
+            dump(externalId=REFERENCE.upper()),
+            CallbackWord(REFERENCE, SUCCEEDED, Money(10_000, "ZMW"), "260961234567", "in"),
+        ),
+        (dump(payer="260961234567"), CallbackWord(REFERENCE, SUCCEEDED, Money(10_000, "ZMW"), "260961234567", "in")),
+        (
+            dump().replace(b'"100"', b"100.00"),
+            CallbackWord(REFERENCE, SUCCEEDED, Money(10_000, "ZMW"), "260961234567", "in"),
+        ),
         (
             dump(payer=None),
-            CallbackWord(REFERENCE, Succeeded("363440463", Money(10_000, "ZMW"), None), Money(10_000, "ZMW"), None),
+            CallbackWord(
+                REFERENCE, Succeeded("363440463", Money(10_000, "ZMW"), None), Money(10_000, "ZMW"), None, None
+            ),
         ),
         (
             dump(payer=EMAIL),
-            CallbackWord(REFERENCE, Succeeded("363440463", Money(10_000, "ZMW"), None), Money(10_000, "ZMW"), None),
+            CallbackWord(
+                REFERENCE, Succeeded("363440463", Money(10_000, "ZMW"), None), Money(10_000, "ZMW"), None, None
+            ),
         ),
         (
             dump(amount=None),
-            CallbackWord(REFERENCE, Succeeded("363440463", None, "260961234567"), None, "260961234567"),
+            CallbackWord(REFERENCE, Succeeded("363440463", None, "260961234567"), None, "260961234567", "in"),
         ),
         (
             dump(amount="-1"),
-            CallbackWord(REFERENCE, Succeeded("363440463", None, "260961234567"), None, "260961234567"),
+            CallbackWord(REFERENCE, Succeeded("363440463", None, "260961234567"), None, "260961234567", "in"),
         ),
         (
             dump(currency=None),
-            CallbackWord(REFERENCE, Succeeded("363440463", None, "260961234567"), None, "260961234567"),
+            CallbackWord(REFERENCE, Succeeded("363440463", None, "260961234567"), None, "260961234567", "in"),
         ),
         (
             json.dumps(PAID_OUT).encode(),
-            CallbackWord(REFERENCE, SUCCEEDED, Money(10_000, "ZMW"), "260961234567"),
+            CallbackWord(REFERENCE, SUCCEEDED, Money(10_000, "ZMW"), "260961234567", "out"),
         ),
         (  # who names two wallets names none
             dump(payee=PAID_OUT["payee"]),
-            CallbackWord(REFERENCE, replace(SUCCEEDED, payer=None), Money(10_000, "ZMW"), None),
+            CallbackWord(REFERENCE, replace(SUCCEEDED, payer=None), Money(10_000, "ZMW"), None, None),
         ),
-        (dump(status="PENDING"), CallbackWord(REFERENCE, Accepted(), Money(10_000, "ZMW"), "260961234567")),
+        (dump(status="PENDING"), CallbackWord(REFERENCE, Accepted(), Money(10_000, "ZMW"), "260961234567", "in")),
         (
             dump(status="FAILED", reason="NOT_ENOUGH_FUNDS", amount=None),
-            CallbackWord(REFERENCE, Declined(FailureCode.INSUFFICIENT_FUNDS, "NOT_ENOUGH_FUNDS"), None, "260961234567"),
+            CallbackWord(
+                REFERENCE, Declined(FailureCode.INSUFFICIENT_FUNDS, "NOT_ENOUGH_FUNDS"), None, "260961234567", "in"
+            ),
         ),
     ],
 )

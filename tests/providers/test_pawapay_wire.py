@@ -4,7 +4,7 @@ import base64
 import contextlib
 import json
 import re
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -371,7 +371,10 @@ def test_only_pawapays_own_word_is_a_firm_not_found(status: int, body: bytes, fi
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_callback_tells_whose_and_what(kind: Kind) -> None:
     finding = Succeeded("12356789", K10, PHONE)
-    assert wire.read_callback(json.dumps(data(kind)).encode()) == CallbackWord(REFERENCE, finding, K10, PHONE)
+    direction: Literal["in", "out"] = "in" if kind == "collection" else "out"
+    assert wire.read_callback(json.dumps(data(kind)).encode()) == CallbackWord(
+        REFERENCE, finding, K10, PHONE, direction
+    )
 
 
 def test_a_refunds_callback_is_the_refunds_even_where_it_names_the_deposit() -> None:
@@ -381,7 +384,7 @@ def test_a_refunds_callback_is_the_refunds_even_where_it_names_the_deposit() -> 
 
 def test_a_callback_without_money_or_wallet_is_still_a_hint() -> None:
     word = wire.read_callback(json.dumps(data(amount="x", payer=None)).encode())
-    assert word == CallbackWord(REFERENCE, Succeeded("12356789", None, None), None, None)
+    assert word == CallbackWord(REFERENCE, Succeeded("12356789", None, None), None, None, "in")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from kobiri.domain.payment import Payment, Review, Status, paid_twice
 from kobiri.services import outcomes, reviews
 from kobiri.services import suspense as books
 from kobiri.store.db import PLATFORM, Database
-from tests.api.steps import SECRET, age, callback, charged, check, gateway, ledger, post_callback, read
+from tests.api.steps import SECRET, age, callback, charged, check, gateway, ledger, post_callback, read, signature
 from tests.conftest import Api, ApiFactory, Simulator, TestDatabase
 from tests.services.test_reviews import ACTOR, WHY, lost_at_mtn, lost_at_zamtel
 from tests.store.builders import AUTHOR, get, insert, make_payment, make_tenant
@@ -266,6 +266,9 @@ async def test_a_signed_callback_of_a_payment_that_is_lost_is_booked_once(make_a
         ({"amount": None}, SECRET),
         ({"externalId": "01a21f57-dede-7751-ac73-0e4e34a9f745"}, SECRET),  # no version of UUID that we send
         ({"externalId": "order 17"}, SECRET),
+        ({"payer": None, "payee": {"partyIdType": "MSISDN", "partyId": "260961234567"}}, SECRET),  # it went out
+        ({"payee": {"partyIdType": "MSISDN", "partyId": "260961234567"}}, SECRET),  # nobody knows which way it went
+        ({"payer": None}, SECRET),  # the same
     ],
     ids=str,
 )
@@ -281,6 +284,39 @@ async def test_what_is_no_word_about_money_of_ours_is_not_booked(
     }
     await post_callback(api, callback(lost, **changes), secret=secret)
     assert await suspense(api.database) == []
+
+
+@pytest.mark.parametrize(
+    ("named", "arrived"), [({"depositId": ""}, [500]), ({"payoutId": ""}, []), ({"refundId": "", "depositId": ""}, [])]
+)
+async def test_pawapays_word_about_money_that_went_out_is_no_arrival(
+    make_api: ApiFactory, simulator: Simulator, named: dict[str, str], arrived: list[int]
+) -> None:
+    api = await make_api(
+        pawapay_base_url=f"{simulator.url}/pawapay", pawapay_mode="both", pawapay_api_token="t" * 40,
+        pawapay_currency="ZMW", pawapay_webhook_secret=SECRET,
+    )  # fmt: skip
+    wallet = {"type": "MMO", "accountDetails": {"phoneNumber": "260961234567", "provider": "MTN_MOMO_ZMB"}}
+    told = {name: new_provider_reference() for name in named} | {
+        "status": "COMPLETED", "amount": "5.00", "currency": "ZMW", "providerTransactionId": "OUT-1",
+        "payer" if arrived else "recipient": wallet,
+    }  # fmt: skip
+    body = json.dumps(told).encode()
+    headers = {"content-type": "application/json", "x-api-key": "", **signature(body)}
+    answer = await api.client.post("/api/v1/webhooks/pawapay", content=body, headers=headers)
+    assert (answer.status_code, await suspense(api.database)) == (200, arrived)
+
+
+async def test_a_word_about_money_that_goes_out_settles_no_collection(
+    make_api: ApiFactory, simulator: Simulator
+) -> None:
+    """It stands under the collection's own reference, signed and with its amount and number."""
+    api = await make_api(mtn_webhook_secret=SECRET)
+    await simulator.fault(kind="payer", decision="ignore")
+    payment = (await api.pay()).json()
+    wallet = {"partyIdType": "MSISDN", "partyId": payment["payer"]}
+    assert (await post_callback(api, callback(payment, payer=None, payee=wallet))).status_code == 200
+    assert (await read(api, payment["id"]))["status"] == "PENDING"
 
 
 async def test_a_callback_with_a_payments_own_transaction_id_is_not_booked(

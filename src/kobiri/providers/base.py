@@ -13,6 +13,7 @@ from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import Accepted, Declined, Finding, Outcome, Succeeded
 from kobiri.domain.payment import Kind, Mode
+from kobiri.domain.statement import Direction
 
 # --- what a provider declares ---------------------------------------------------------------------------------------
 
@@ -225,13 +226,15 @@ class Authenticity(StrEnum):
 class CallbackWord:
     """What a callback says of whose payment; `money` and `payer` are None where it does not name them.
 
-    `payer` is as much of a number as it shows: see `as_told`.
+    `payer` is as much of a number as it shows: see `as_told`. `direction`: whether it is about money that comes in (a
+    collection) or goes out (a payout or a refund); None where it does not tell.
     """
 
     reference: ProviderReference
     finding: Accepted | Succeeded | Declined
     money: Money | None
     payer: str | None = field(repr=False)
+    direction: Direction | None
 
 
 class Unreadable(Exception):

@@ -157,6 +157,8 @@ async def _book_unasked(gateway: Gateway, road: Road, word: CallbackWord, author
     said = word.finding
     if reference is None or road.account_id is not None or not isinstance(said, Succeeded) or word.money is None:
         return
+    if word.direction != "in":  # money that went out did not arrive, and who does not tell tells of no arrival
+        return
     async with gateway.db.gate_transaction() as tx:
         if await payments.match_callback(tx, road.spec.id, reference) is not None:
             return
@@ -186,8 +188,11 @@ async def _read(gateway: Gateway, match: Match) -> Read:
 def _is_about(word: CallbackWord, payment: Payment) -> bool:
     """Whether what is said may be applied.
 
-    A success that is not ours is quarantined by the state machine; a failure that is not ours says nothing.
+    A success that is not ours is quarantined by the state machine; a failure that is not ours says nothing, and nor
+    does a word about money that goes the other way.
     """
+    if word.direction not in (None, "in" if payment.kind == "collection" else "out"):
+        return False
     agrees = word.money == payment.money and word.payer is not None and may_be(word.payer, payment.payer.digits)
     return agrees or not isinstance(word.finding, Declined)
 

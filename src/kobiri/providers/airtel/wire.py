@@ -547,7 +547,7 @@ def read_callback(body: bytes) -> CallbackWord:
             finding = Accepted()
         case _:
             raise Unreadable("This is no callback of Airtel's: its status_code is not one of Airtel's words.")
-    return CallbackWord(reference, finding, money=None, payer=None)
+    return CallbackWord(reference, finding, money=None, payer=None, direction=None)
 
 
 def _hash(key: bytes, content: bytes) -> bytes:

@@ -27,6 +27,7 @@ from kobiri.domain.outcome import (
     Unknown,
 )
 from kobiri.domain.payment import Kind
+from kobiri.domain.statement import Direction
 from kobiri.providers.answers import Object, Strange, cut, money, number, read_object, readable, text, unclear
 from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable
 
@@ -263,7 +264,7 @@ def _read_found(body: bytes, reference: ProviderReference, kind: Kind) -> Findin
 def read_callback(body: bytes) -> CallbackWord:
     """Read whose payment it is and what became of it: a status answer's body. Raises Unreadable.
 
-    It does not tell of which kind it is: `payer` in the word is whoever it names, payer or payee.
+    `payer` in the word is whoever it names, payer or payee: money comes from the one and goes to the other.
     """
     try:
         answer = read_object(body)
@@ -276,7 +277,7 @@ def read_callback(body: bytes) -> CallbackWord:
     money, payer = readable(_money, answer), readable(_named, answer)
     if isinstance(word, Succeeded):
         word = replace(word, money=money, payer=payer)
-    return CallbackWord(ProviderReference(reference), word, money, payer)
+    return CallbackWord(ProviderReference(reference), word, money, payer, _direction(answer))
 
 
 def _read_word(answer: Object) -> Accepted | Succeeded | Declined:
@@ -296,6 +297,16 @@ def _read_word(answer: Object) -> Accepted | Succeeded | Declined:
 
 def _money(answer: Object) -> Money:
     return money(answer.get("amount"), answer.get("currency"))
+
+
+def _direction(answer: Object) -> Direction | None:
+    """Tell by the one whom it names which way the money goes: from a payer, to a payee. None: who knows.
+
+    A payer who is no phone number may be the merchant.
+    """
+    if answer.get("payee") is not None:
+        return None if answer.get("payer") is not None else "out"
+    return "in" if readable(lambda told: _wallet(told, "payer"), answer) else None
 
 
 def _named(answer: Object) -> str | None:

@@ -17,6 +17,7 @@ from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Finding, NotFound, Outcome, Succeeded, Unknown
 from kobiri.domain.payment import Kind
+from kobiri.domain.statement import Direction
 from kobiri.providers.answers import (
     Object,
     Strange,
@@ -221,7 +222,8 @@ def read_callback(body: bytes) -> CallbackWord:
     wallet = readable(lambda told: _wallet(told, kind), data)
     if isinstance(word, Succeeded):
         word = replace(word, money=amount, payer=wallet)
-    return CallbackWord(ProviderReference(reference), word, amount, wallet)
+    direction: Direction = "in" if kind == "collection" else "out"
+    return CallbackWord(ProviderReference(reference), word, amount, wallet, direction)
 
 
 def read_public_keys(status: int, body: bytes) -> dict[str, str] | None:
