@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from kobiri import __version__
-from kobiri.cli import app
+from kobiri.cli import app, output
 from tests.cli.conftest import Cli
 
 MakeCli = Callable[..., Cli]
@@ -168,3 +168,10 @@ def test_no_process_starts_with_a_secret_that_was_cut_short(make_cli: MakeCli, t
         code, sentence = make_cli(API_KEY_PEPPER=None).refusal(command)
         assert code == "configuration"
         assert str(tmp_path / name) in sentence
+
+
+def test_what_looks_like_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "they said [/b] and [red]no[/red]"
+    output.emit(False, {}, lambda console: console.print(said))
+    output.emit(False, {}, lambda console: output.table(console, ["word"], [[said]]))
+    assert capsys.readouterr().out.count(said) == 2

@@ -11,7 +11,6 @@ import msgspec
 import structlog
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from kobiri.config import ConfigurationError, Settings, load
@@ -61,7 +60,7 @@ def emit(json: bool, document: object, human: Callable[[Console], None]) -> None
     if json:
         typer.echo(msgspec.json.format(msgspec.json.encode(_plain(document)), indent=2).decode())
     else:
-        human(Console(soft_wrap=True))
+        human(Console(soft_wrap=True, markup=False))  # what operators and files say may look like markup
 
 
 def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -71,9 +70,9 @@ def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[obje
         return
     shown = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        shown.add_row(*(escape(_printable(_cell(value))) for value in row))
+        shown.add_row(*(_printable(_cell(value)) for value in row))
     # In a pipe nothing is folded: an id or a hash must stay in one piece.
-    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(shown)
+    (console if console.is_terminal else Console(width=PIPE_WIDTH, markup=False)).print(shown)
 
 
 def fail(json: bool, code: str, detail: str) -> None:

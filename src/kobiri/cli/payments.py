@@ -124,11 +124,11 @@ def resolve(
 
 def _tell_resolved(console: Console, payment: Payment, unasked: str | None) -> None:
     if unasked is not None:
-        console.print(f"{payment.provider} could not be asked ({unasked}): your word decided.", markup=False)
+        console.print(f"{payment.provider} could not be asked ({unasked}): your word decided.")
     console.print(f"{payment.id} is {payment.status}.")
     if payment.received is not None:
         money = f"{payment.received} {payment.received.currency}"
-        console.print(f"{money} arrived and waits in suspense: kobiri ledger suspense", markup=False)
+        console.print(f"{money} arrived and waits in suspense: kobiri ledger suspense")
 
 
 def _parse(json: bool, text: str) -> PaymentId:
@@ -182,7 +182,7 @@ def _evidence(evidence: Evidence) -> dict[str, Any]:
 
 def _print(console: Console, evidence: Evidence) -> None:
     for name, value in {"tenant": evidence.tenant, **_facts(evidence.payment)}.items():
-        console.print(f"{name:24} {'-' if value is None else value}", highlight=False, markup=False)
+        console.print(f"{name:24} {'-' if value is None else value}", highlight=False)
     console.print("\nHistory", style="bold")
     rows = [(e.created_at, e.type, e.actor, jsonlib.dumps(dict(e.data))) for e in evidence.history]
     table(console, ("AT", "EVENT", "BY", "FACTS"), rows)

@@ -196,7 +196,7 @@ class _Bars:
 
 @contextmanager
 def _progress(json: bool) -> Iterator[_Bars]:
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with Progress(console=console, transient=True, disable=json or not console.is_terminal) as bars:
         yield _Bars(bars)
 
@@ -258,11 +258,11 @@ def _tell(console: Console, found: Reconciliation, report: str | None) -> None:
     for count, why in left_out:
         if count:
             words = ", ".join(f"{word} ({number})" for word, number in count.items())
-            console.print(f"Left out, {why}: {words}", markup=False, highlight=False)
+            console.print(f"Left out, {why}: {words}", highlight=False)
     if found.repeated:
         console.print(f"Left out, for the same line stands in the file already: {found.repeated}")
     if found.unread:
-        console.print(f"Columns that were not read: {', '.join(found.unread)}", markup=False, highlight=False)
+        console.print(f"Columns that were not read: {', '.join(found.unread)}", highlight=False)
     if found.period is None:
         console.print("No line bears a time, so nothing can be said about payments that are missing there.")
     interesting = [entry for entry in found.entries if entry.verdict not in QUIET]
@@ -276,7 +276,7 @@ def _tell(console: Console, found: Reconciliation, report: str | None) -> None:
     if len(interesting) > SHOWN_ENTRIES:
         console.print(f"… and {len(interesting) - SHOWN_ENTRIES} more; --report FILE writes all.")
     if report is not None:
-        console.print(f"Every line stands in {report}", markup=False, highlight=False)
+        console.print(f"Every line stands in {report}", highlight=False)
     console.print(_summary(found))
 
 
