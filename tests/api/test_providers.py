@@ -64,8 +64,10 @@ async def test_availability_comes_from_our_own_calls(api: Api, simulator: Simula
     await simulator.fault(kind="error_before", operation="create", status=500, shape="empty")
     await api.pay()
     assert (await offers(api))["mtn", "collection"]["availability"] == "degraded"
-    for _ in range(IN_A_ROW):
+    for number in range(IN_A_ROW - 1):
         await api.pay()
+        assert (await offers(api))["mtn", "collection"]["open"], "what fails for one number alone closes nothing"
+        await api.pay(payer=f"26096000000{number}")
     offer = (await offers(api))["mtn", "collection"]
     assert (offer["availability"], offer["open"], offer["closed_because"]) == ("down", False, "its circuit is open")
     refused = problem(await api.pay(), 503, "route_closed")
@@ -90,8 +92,10 @@ async def test_refusals_of_a_request_are_no_outage(api: Api, simulator: Simulato
 
 
 async def test_a_provider_that_asks_for_rest_gets_it(api: Api, simulator: Simulator) -> None:
-    await simulator.fault(kind="error_before", operation="create", status=429, retry_after_s=60, times=1)
-    await api.pay()
+    await simulator.fault(kind="error_before", operation="create", status=429, retry_after_s=60, times=2)
+    for payer in ("260961234567", "260961234568"):  # one number's limit alone stops nobody else
+        assert (await offers(api))["mtn", "collection"]["open"]
+        await api.pay(payer=payer)
     offer = (await offers(api))["mtn", "collection"]
     assert (offer["open"], offer["closed_because"]) == (False, "it asked for a rest")
     before = len(await simulator.requests(path="requesttopay"))
