@@ -26,6 +26,7 @@ from kobiri.domain.outcome import (
     Succeeded,
     Unknown,
 )
+from kobiri.domain.payment import Kind
 from kobiri.domain.schedule import QUICK_DELAYS_S, quick_delay_s
 from kobiri.providers.base import Payout
 from kobiri.services.roads import SENSE_IN_REPEATING_S, Road
@@ -429,15 +430,15 @@ def pay_out(reference: ProviderReference | None = None) -> Payout:
 
 
 @pytest.mark.parametrize(("said", "because"), PLAIN)
-async def test_what_is_said_to_two_payers_closes_new_payments_and_no_question(said: Unknown, because: str) -> None:
+async def test_what_is_said_to_many_payers_closes_new_payments_and_no_question(said: Unknown, because: str) -> None:
     operator = Operator(said)
     async with road_of(operator, Clock()) as road:
-        await send(road)
-        assert road.closed_because("collection") is None, "it may be about that payer alone"
-        await send(road)
+        for _ in range(IN_A_ROW):
+            assert road.closed_because("collection") is None, "it may be about these payers alone"
+            await send(road)
         assert road.closed_because("collection") == because
         assert await send(road) == NotSent(because, outage=False)
-        assert len(operator.sent) == 2
+        assert len(operator.sent) == IN_A_ROW
         assert await find(road) == Accepted()
 
 
@@ -480,6 +481,21 @@ async def test_a_question_that_is_told_so_stops_questions_and_no_new_money(
         await comes_true(lambda: road._breakers["find", "collection"].lets_through)
         assert len(operator.found) == before + 1, "one that is about nobody, before all the others go"
         assert await asyncio.gather(*(find(road) for _ in range(5))) == [Accepted()] * 5
+
+
+@pytest.mark.parametrize(("said", "_because"), PLAIN)
+async def test_what_is_said_of_some_payments_and_not_of_nobodys_stops_no_question(said: Unknown, _because: str) -> None:
+    class Picky(Operator):
+        async def find(self, kind: Kind, reference: ProviderReference, *, within_s: float) -> Finding:
+            self.finding = said if reference in theirs else NotFound()
+            return await super().find(kind, reference, within_s=within_s)
+
+    theirs = {new_provider_reference() for _ in range(3 * IN_A_ROW)}
+    async with road_of(Picky(), Clock()) as road:
+        for reference in theirs:
+            assert await road.find("collection", reference) == said
+            await asyncio.sleep(0)
+        assert await find(road) == NotFound()
 
 
 async def test_no_token_to_ask_with_is_about_no_payment() -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 IN_A_ROW = 5  # whatever the time: a shop with two payments a minute is served too
-TOLD_IN_A_ROW = 2  # a refusal or a wish for rest is plain; one payer's alone may be about that payer
 WINDOW_S = 30.0
 WINDOW_CALLS = 20
 WINDOW_SHARE = 0.5
@@ -107,7 +106,7 @@ class Breaker:
         elif self.state is State.HALF_OPEN:
             self._failed_tries += 1
             self.open(now, jitter, trouble, rest_s)
-        elif self.state is State.CLOSED and self._has_enough(now, trouble):
+        elif self.state is State.CLOSED and self._has_enough(now):
             self.open(now, jitter, trouble, rest_s)
 
     def neither(self, began: int | None = None) -> None:
@@ -144,8 +143,8 @@ class Breaker:
         self.state, self._probing = state, False
         self.turn += 1
 
-    def _has_enough(self, now: float, trouble: Trouble) -> bool:
-        if len(self._row) >= (IN_A_ROW if trouble is Trouble.OUTAGE else TOLD_IN_A_ROW):
+    def _has_enough(self, now: float) -> bool:
+        if len(self._row) >= IN_A_ROW:
             return True
         good, bad = self.counts(now, WINDOW_S)
         return good + bad >= WINDOW_CALLS and bad >= WINDOW_SHARE * (good + bad)

@@ -194,7 +194,11 @@ class Road:
         """Tell the breaker how a call went that began in this turn of it, and whose it was."""
         now, breaker = self._clock(), self._breakers[call]
         trouble = _trouble(said)
-        if trouble is not None and isinstance(said, NotSent | Unknown):
+        if call[0] == "find" and trouble not in (None, Trouble.OUTAGE):
+            # Whoever has a few payments may be answered so about them: only the word about nobody's closes it to all.
+            breaker.neither(turn)
+            self._look_into(call)
+        elif trouble is not None and isinstance(said, NotSent | Unknown):
             was_open = breaker.state is State.OPEN
             breaker.bad(
                 now,

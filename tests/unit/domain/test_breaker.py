@@ -14,7 +14,6 @@ from kobiri.domain.breaker import (
     LONGEST_S,
     OPEN_S,
     REMEMBER_S,
-    TOLD_IN_A_ROW,
     WINDOW_CALLS,
     Breaker,
     State,
@@ -210,9 +209,9 @@ def test_no_connection_is_nobodys_own_trouble() -> None:
 
 
 @pytest.mark.parametrize("trouble", [Trouble.REFUSED, Trouble.REST])
-def test_what_is_said_plainly_to_two_payers_closes_it_for_all_with_that_reason(trouble: Trouble) -> None:
+def test_what_is_said_plainly_to_many_payers_closes_it_for_all_with_that_reason(trouble: Trouble) -> None:
     breaker = Breaker()
-    for number in range(TOLD_IN_A_ROW):
+    for number in range(IN_A_ROW):
         assert breaker.state is State.CLOSED
         breaker.bad(T0, 0.5, about=number, trouble=trouble)
     assert breaker.state is State.OPEN
