@@ -36,13 +36,14 @@ def late(database: TestDatabase) -> Payment:
 def test_suspense_is_listed_and_cleared(cli: Cli, database: TestDatabase, late: Payment) -> None:
     [found] = cli.json("ledger", "suspense")["suspense"]
     expected = {
-        "booked": True, "why": "late", "tenant": "shop", "payment_id": late.id, "status": "FAILED", "provider": "mtn",
+        "booked": True, "why": "late", "tenant": "shop", "mode": "test", "payment_id": late.id, "status": "FAILED", "provider": "mtn",
         "amount": "9.00", "currency": "ZMW", "transaction_id": "=1+1", "evidence": "check",
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
     assert found["next_step"].endswith(f"kobiri ledger clear {found['id']}")
     said = cli.text("ledger", "suspense")
     assert late.id in said
+    assert "MODE" in said
     assert "9.00 ZMW" in said
     assert cli.refusal("ledger", "clear", found["id"], "--as", "returned", "--reason", "")[0] == "unprocessable"
     assert cli.refusal("ledger", "clear", new_id(), "--as", "returned", "--reason", "x")[0] == "not_found"

@@ -345,7 +345,7 @@ async def everything(db: Database, tenant_id: TenantId) -> dict[str, Payment]:
         db, earlier, new_provider_reference(), "airtel", "there", Succeeded("E"), Source.CHECK, AUTHOR
     )
     unasked = Arrival("mtn", "", TEN, Why.UNASKED, Source.STATEMENT, "U", "statement 0b7a line 4")
-    assert await books.book_unasked(db, new_provider_reference(), unasked, AUTHOR)
+    assert await books.book_unasked(db, PLATFORM, "live", new_provider_reference(), unasked, AUTHOR)
     return {"late": late, "mismatched": open_, "twice": twice, "earlier_road": earlier}
 
 
@@ -360,7 +360,9 @@ async def test_all_that_waits_is_listed_with_what_it_waits_for(
         assert (entry.payment_id, entry.tenant, entry.booked) == (payment.id, "shop", why != "mismatched")
         assert entry.next_step
         assert 0 <= entry.age_s < 600
-    assert found[Why.UNASKED].payment_id is None
+    assert (found[Why.UNASKED].payment_id, found[Why.UNASKED].mode) == (None, "live")
+    assert {entry.mode for why, entry in found.items() if why is not Why.UNASKED} == {"test"}
+    assert ("sandbox" in found[Why.LATE].next_step, "sandbox" in found[Why.UNASKED].next_step) == (True, False)
     assert found[Why.LATE].evidence == "statement: statement 0b7a line 3"
     assert found[Why.EARLIER_ROAD].provider == "airtel"
     assert (found[Why.MISMATCHED].money, found[Why.MISMATCHED].id) == (NINE, None)

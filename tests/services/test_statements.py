@@ -13,7 +13,7 @@ import pytest
 
 from kobiri.domain import statement
 from kobiri.domain.errors import Busy, Conflict, DatabaseUnavailable, NotFound
-from kobiri.domain.ids import ProviderReference, TenantId, new_id
+from kobiri.domain.ids import AccountId, ProviderReference, TenantId, new_id
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Source, Succeeded, Unknown
@@ -321,6 +321,29 @@ async def test_who_paid_twice_in_two_statements_has_money_in_suspense_too(
     assert (await booked(database))["suspense"] == -1_000
 
 
+@pytest.mark.parametrize("known", [None, "A1"])
+async def test_a_line_takes_the_place_of_one_arrival_alone(
+    db: Database, database: TestDatabase, made: Maker, known: str | None
+) -> None:
+    """The API told of one late success; the statement shows that the payer was charged twice."""
+    payment = await made(Status.FAILED)
+    said = Succeeded(known, payment.money, payment.payer.digits)
+    await outcomes.apply(db, payment, said, Source.CHECK, payment.created_at, AUTHOR)
+    lines = [line_of(payment, 2), line_of(payment, 3)]
+    assert (await reconcile(db, lines)).changed == 1
+    assert (await booked(database))["suspense"] == -2_000
+    rows = await database.fetch("SELECT transaction_id, other_id FROM arrivals ORDER BY id")
+    assert [tuple(row) for row in rows] == [(known, "T2"), ("T3", None)]
+    before = await snapshot(database)
+    assert (await reconcile(db, lines)).changed == 0
+    for again in (said, replace(said, provider_transaction_id=None)):
+        await outcomes.apply(db, (await get(db, payment)).payment, again, Source.CHECK, payment.created_at, AUTHOR)
+    assert await snapshot(database) == before
+    # Both ids are taken: neither settles another payment.
+    other = await made(Status.TIMEOUT)
+    assert entry(await reconcile(db, [line_of(other, 2)], sha256="1" * 64)).verdict is Verdict.DIFFERENT
+
+
 async def test_several_successes_of_a_failed_payment_are_all_booked(
     db: Database, database: TestDatabase, made: Maker
 ) -> None:
@@ -553,6 +576,37 @@ async def test_money_under_a_reference_of_ours_of_no_payment_waits_in_suspense_o
         assert (await reconcile(db, again)).changed == 0
     assert await snapshot(database) == before
     assert (await booked(database))["suspense"] == -1_000
+
+
+async def test_unasked_money_is_in_the_books_of_whose_account_it_came_to(
+    db: Database, database: TestDatabase, made: Maker
+) -> None:
+    """A merchant's own account: neither the platform nor another merchant has what comes there."""
+    there = {"account_id": AccountId(new_id()), "account_fingerprint": "the merchant's own", "mode": "live"}
+    own, lost = await made(Status.SUCCESSFUL, **there), make_payment(TenantId(new_id()))
+    lines = [line_of(own, 2), line_of(lost, 3)]
+    for changed in (1, 0):
+        assert (await reconcile(db, lines)).changed == changed
+    [row] = await database.fetch("SELECT tenant_id::text, account_fingerprint, mode FROM arrivals")
+    assert tuple(row) == (own.tenant_id, "the merchant's own", "live")
+
+
+@pytest.mark.parametrize(
+    "other", [{"account_id": AccountId(new_id())}, {"account_fingerprint": "elsewhere"}], ids=["owners", "accounts"]
+)
+async def test_unasked_money_at_an_account_that_may_be_anothers_is_told_and_not_booked(
+    db: Database, database: TestDatabase, made: Maker, other: dict[str, Any]
+) -> None:
+    one, another = await made(Status.SUCCESSFUL), await made(Status.SUCCESSFUL, **other)
+    lines = [line_of(one, 2), line_of(another, 3), line_of(make_payment(TenantId(new_id())), 4)]
+    for dry_run in (True, False):
+        found = await reconcile(db, lines, dry_run=dry_run)
+        assert (entry(found, 4).verdict, found.changed) == (Verdict.MISSING_OURS, 0)
+        assert "nothing tells whose account this is" in (entry(found, 4).detail or "")
+    # An account's owner may have no line in the file.
+    found = await reconcile(db, [lines[0], lines[2]], sha256="1" * 64)
+    assert entry(found, 4).verdict is (Verdict.MISSING_OURS if "account_id" in other else Verdict.UNASKED)
+    assert await database.value("SELECT count(*) FROM arrivals") == ("account_id" not in other)
 
 
 async def test_what_is_no_reference_of_ours_or_no_money_that_came_is_not_booked(

@@ -33,7 +33,8 @@ def suspense(limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100, json:
     """Show the money that arrived and is nobody's yet, oldest first, and what each amount waits for.
 
     late: its payment had been told as failed. mismatched: another amount or payer. twice: its payment was paid already.
-    earlier_road: by a road on which nothing was sent. unasked: under a reference of ours of no payment here.
+    earlier_road: by a road on which nothing was sent. unasked: under a reference of ours of no payment here. MODE test:
+    a sandbox's money, which nobody has.
 
     Example: kobiri ledger suspense --json
     """
@@ -77,6 +78,7 @@ def _facts(one: Entry) -> dict[str, object]:
         "booked": one.booked,
         "why": one.why,
         "tenant": one.tenant,
+        "mode": one.mode,
         "payment_id": one.payment_id,
         "status": one.status,
         "provider": one.provider,
@@ -84,6 +86,7 @@ def _facts(one: Entry) -> dict[str, object]:
         "amount": str(one.money),
         "currency": one.money.currency,
         "transaction_id": one.transaction_id,
+        "other_transaction_id": one.other_id,
         "evidence": one.evidence,
         "since": one.since,
         "age_seconds": one.age_s,
@@ -92,10 +95,12 @@ def _facts(one: Entry) -> dict[str, object]:
 
 
 def _tell(console: Console, found: list[Entry]) -> None:
-    columns = ("AGE", "WHY", "TENANT", "PAYMENT", "PROVIDER", "AMOUNT", "THEIR ID", "BOOKED", "EVIDENCE", "NEXT STEP")
+    columns = (
+        "AGE", "WHY", "MODE", "TENANT", "PAYMENT", "PROVIDER", "AMOUNT", "THEIR ID", "BOOKED", "EVIDENCE", "NEXT STEP"
+    )  # fmt: skip
     rows = [
-        (_age(one.age_s), one.why, one.tenant, one.payment_id, one.provider, f"{one.money} {one.money.currency}",
-         one.transaction_id, "yes" if one.booked else "no", one.evidence, one.next_step)
+        (_age(one.age_s), one.why, one.mode, one.tenant, one.payment_id, one.provider, f"{one.money} {one.money.currency}",
+         " / ".join(id_ for id_ in (one.transaction_id, one.other_id) if id_), "yes" if one.booked else "no", one.evidence, one.next_step)
         for one in found
     ]  # fmt: skip
     table(console, columns, rows)

@@ -5,7 +5,7 @@ so has an arrival.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from kobiri.domain.money import Money
@@ -29,7 +29,8 @@ class Why(StrEnum):
 class Arrival:
     """Money that came in and waits in suspense. `account` is the fingerprint of the provider's account.
 
-    `source` and `told_in` say who told of it, and where that stands.
+    `source` and `told_in` say who told of it, and where that stands. `other_id`: the id that the same money has where
+    ids are of another kind than the source's. `id` is the row's; None: it is not booked yet.
     """
 
     provider: str
@@ -39,6 +40,8 @@ class Arrival:
     source: Source
     transaction_id: str | None = None
     told_in: str | None = None
+    other_id: str | None = None
+    id: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,28 +91,45 @@ def arrival_of(said: Succeeded, asked: Money, provider: str, account: str, why: 
     )
 
 
-def is_booked(arrival: Arrival, booked: Iterable[Arrival]) -> bool:
-    """Whether this money stands in the books of its payment already, perhaps told by somebody else."""
-    return any(_is_same(arrival, other) for other in booked)
+def booked_as(arrival: Arrival, booked: Iterable[Arrival]) -> Arrival | None:
+    """The money among `booked`, that of its payment, which this word tells of again. None: it is new."""
+    same = [other for other in booked if _is_same(arrival, other)]
+    by_id = (other for other in same if arrival.transaction_id in (other.transaction_id, other.other_id))
+    return next(by_id, None) or next(iter(same), None)
 
 
-def _is_same(one: Arrival, other: Arrival) -> bool:
+def learned(arrival: Arrival, booked: Arrival) -> Arrival | None:
+    """The booked money with the id by which this word knows it, so that no other money is taken for it.
+
+    None: it teaches nothing. A person may have typed either kind of id, so theirs takes no place.
+    """
+    id_ = arrival.transaction_id
+    if id_ is None or arrival.source is Source.PERSON or id_ in (booked.transaction_id, booked.other_id):
+        return None
+    if _kind(arrival.source) == _kind(booked.source):
+        return replace(booked, transaction_id=id_)
+    return replace(booked, other_id=id_)
+
+
+def _is_same(told: Arrival, booked: Arrival) -> bool:
     """One transaction id is one arrival. Else the amount must tell: a statement has ids of a kind of its own.
 
-    So two ids mean two arrivals only where both stand in statements, or neither does. A person may have either kind.
+    So another id of the same kind is other money. A person may have typed either kind.
     """
-    if (one.provider, one.account) != (other.provider, other.account):
+    if (told.provider, told.account) != (booked.provider, booked.account):
         return False
-    ids = (one.transaction_id, other.transaction_id)
-    if None not in ids:
-        if ids[0] == ids[1]:
+    if told.transaction_id is not None:
+        if told.transaction_id in (booked.transaction_id, booked.other_id):
             return True
-        kinds = {
-            source if source in (Source.STATEMENT, Source.PERSON) else "api" for source in (one.source, other.source)
-        }
-        if len(kinds) == 1 and Source.PERSON not in kinds:
+        is_of_its_kind = _kind(told.source) == _kind(booked.source) != Source.PERSON
+        if (booked.transaction_id if is_of_its_kind else booked.other_id) is not None:
             return False
-    return one.money == other.money
+    return told.money == booked.money
+
+
+def _kind(source: Source) -> str:
+    """What has ids of one kind: the API by whichever way, statements, and a person."""
+    return source if source in (Source.STATEMENT, Source.PERSON) else "api"
 
 
 def _move(reason: str, debited: str, credited: str, money: Money, arrival: Arrival | None = None) -> Movement:

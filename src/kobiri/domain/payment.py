@@ -266,7 +266,7 @@ def unless_booked(payment: Payment, change: Change, booked: Sequence[Arrival]) -
     arrival = change.movement.arrival if change.movement else None
     if arrival is None:
         return change
-    if ledger.is_booked(arrival, booked):
+    if ledger.booked_as(arrival, booked):
         if change.after.status is not payment.status:
             return replace(change, movement=None)
         return _end_question(payment) if change.after.next_run_at is None else None

@@ -173,7 +173,8 @@ async def _book_unasked(gateway: Gateway, road: Road, word: CallbackWord, author
         "the unmatched callbacks",
     )
     try:
-        await suspense.book_unasked(gateway.db, reference, arrival, author)
+        mode = "live" if "live" in road.account.modes else "test"
+        await suspense.book_unasked(gateway.db, PLATFORM, mode, reference, arrival, author)
     except TransactionTaken:
         log.warning("callback.transaction_of_a_payment", provider=road.spec.id)
 

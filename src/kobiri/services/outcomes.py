@@ -8,6 +8,7 @@ from datetime import datetime
 
 import structlog
 
+from kobiri.domain import ledger
 from kobiri.domain.errors import Busy, Conflict
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.outcome import Accepted, Finding, Outcome, Source, Succeeded
@@ -169,11 +170,11 @@ async def _write(
     """
     lease_token = payment.lease_token
     for _ in range(TRIES):
-        change = await _unless_booked(db, payment, decide(payment, now))
-        if change is None:
-            await _keep_answer(db, payment, answer(payment))
-            return payment, False
         try:
+            change = await _unless_booked(db, payment, decide(payment, now))
+            if change is None:
+                await _keep_answer(db, payment, answer(payment))
+                return payment, False
             async with db.tenant_transaction(payment.tenant_id) as tx:
                 written = await payments.write(tx, payment, change, author, answer(change.after))
         except TransactionTaken:
@@ -196,11 +197,15 @@ async def _write(
 
 
 async def _unless_booked(db: Database, payment: Payment, change: Change | None) -> Change | None:
-    """What is booked already is a fact: it is not booked again, and is no news."""
+    """What is booked already is a fact: it is not booked again, and is no news. Raises TransactionTaken."""
     if change is None or change.movement is None or change.movement.arrival is None:
         return change
+    told = change.movement.arrival
     async with db.tenant_transaction(payment.tenant_id) as tx:
         booked = await arrivals.of_payment(tx, payment.tenant_id, payment.id)
+        while (known := ledger.booked_as(told, booked)) and (learned := ledger.learned(told, known)):
+            await arrivals.learn(tx, payment.tenant_id, learned)  # unless another came first: what is read tells
+            booked = await arrivals.of_payment(tx, payment.tenant_id, payment.id)
     return unless_booked(payment, change, booked)
 
 

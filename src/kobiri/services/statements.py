@@ -89,7 +89,8 @@ class _Import:
     sha256: str
     author: Author
     slugs: Mapping[TenantId, str]
-    account: str  # the fingerprint of the only account of which the statement speaks; "" where it is not known
+    account: Account | None  # the only one of which the statement speaks; None: it is not known
+    owner: TenantId | None  # whose that account is, as far as this statement needs to know
 
     def told_in(self, line: StatementLine) -> str:
         return f"statement {self.sha256[:12]} line {line.number}"
@@ -126,8 +127,11 @@ async def reconcile(
     pairs, accounts = await _compare(db, statement.lines, provider, progress)
     matched = [pair.ours for pair in pairs if pair.ours and pair.verdict is not Verdict.EARLIER_ROAD]
     absent = await _absent(db, statement, provider, matched)
-    account = next(iter(accounts)).fingerprint if len(accounts) == 1 else ""
-    running = _Import(db, provider, statement.sha256, author, slugs, account)
+    account = next(iter(accounts)) if len(accounts) == 1 else None
+    owner = await _owner(db, provider, account) if account and _bring_unasked(pairs) else None
+    if owner is None:
+        pairs = [_without_owner(pair) for pair in pairs]
+    running = _Import(db, provider, statement.sha256, author, slugs, account, owner)
     fate = _Fate()
     # What came besides is told of a payment that its own line has settled.
     for done, pair in enumerate(sorted(pairs, key=lambda pair: pair.verdict is Verdict.PAID_TWICE), start=1):
@@ -323,6 +327,25 @@ def _unmatched(line: StatementLine, known: Collection[str]) -> _Pair:
     return _Pair(line, None, Verdict.UNASKED)
 
 
+def _bring_unasked(pairs: Sequence[_Pair]) -> bool:
+    return any(pair.verdict is Verdict.UNASKED for pair in pairs)
+
+
+def _without_owner(pair: _Pair) -> _Pair:
+    """Money at an account that may be anybody's stands in nobody's books."""
+    if pair.verdict is not Verdict.UNASKED:
+        return pair
+    detail = "under a reference of ours, and nothing tells whose account this is: it is not booked"
+    return replace(pair, verdict=Verdict.MISSING_OURS, detail=detail)
+
+
+async def _owner(db: Database, provider: str, account: Account) -> TenantId | None:
+    """Whose an account is, by the payments there: the platform's, or a merchant's own. None: several may say so."""
+    async with db.operator_transaction() as tx:
+        owners = await store.account_owners(tx, provider, account)
+    return owners.pop() if len(owners) == 1 else None
+
+
 def _batches(lines: Sequence[StatementLine]) -> Iterator[tuple[int, Sequence[StatementLine]]]:
     """Lines in parts, each with how many there are up to its end."""
     for start in range(0, len(lines), BATCH):
@@ -441,15 +464,19 @@ async def _propose(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
 
 
 async def _book_unasked(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
-    """Money under a reference of ours of which there is no payment: the platform keeps it in suspense."""
+    """Money under a reference of ours of which there is no payment: the account's owner has it in suspense."""
     line, verdict, detail = pair.line, pair.verdict, pair.detail
+    assert running.account is not None, "nothing is booked where the account is not known"
+    assert running.owner is not None, "nor where its owner is not"
     try:
         booked = await suspense.book_unasked(
             running.db,
+            running.owner,
+            running.account.mode,
             _reference(line),
             Arrival(
                 running.provider,
-                running.account,
+                running.account.fingerprint,
                 line.money,
                 Why.UNASKED,
                 Source.STATEMENT,

@@ -6,14 +6,14 @@ from typing import Literal, TypeAlias
 
 from kobiri.domain import ledger
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
-from kobiri.domain.ids import PaymentId, ProviderReference, new_id, parse_id
+from kobiri.domain.ids import PaymentId, ProviderReference, TenantId, new_id, parse_id
 from kobiri.domain.ledger import Arrival, Why
 from kobiri.domain.money import Money
-from kobiri.domain.payment import Status
+from kobiri.domain.payment import Mode, Status
 from kobiri.services.reviews import MAX_REASON
 from kobiri.store import arrivals, events, payments
 from kobiri.store.arrivals import StoredArrival
-from kobiri.store.db import PLATFORM, Database
+from kobiri.store.db import Database
 from kobiri.store.payments import Author
 
 Clearing: TypeAlias = Literal["returned", "merchant"]
@@ -27,12 +27,14 @@ class Entry:
     booked: bool
     why: Why
     tenant: str
+    mode: Mode
     payment_id: PaymentId | None
     status: Status | None
     provider: str
     provider_reference: ProviderReference
     money: Money
     transaction_id: str | None
+    other_id: str | None  # what the same money is called by a source whose ids are of another kind
     evidence: str
     since: datetime
     age_s: int
@@ -51,12 +53,14 @@ async def waiting(db: Database, limit: int = 100) -> list[Entry]:
             booked=False,
             why=Why.MISMATCHED,
             tenant=slug,
+            mode=payment.mode,
             payment_id=payment.id,
             status=payment.status,
             provider=payment.provider,
             provider_reference=payment.provider_reference,
             money=payment.received,
             transaction_id=None,
+            other_id=None,
             evidence=f"kobiri payments show {payment.id}",
             since=payment.created_at,
             age_s=int((now - payment.created_at).total_seconds()),
@@ -75,6 +79,7 @@ NEXT: dict[Why, str] = {
     Why.EARLIER_ROAD: "ask both providers whether the payer paid twice; pay one back, or let the merchant deliver",
     Why.UNASKED: "find whose it is: another system's on this account, or a payment that a restored backup has lost",
 }
+SANDBOX = "it is a sandbox's money, so there is nothing to pay back: look at it"
 
 
 def _booked(one: StoredArrival) -> Entry:
@@ -84,16 +89,18 @@ def _booked(one: StoredArrival) -> Entry:
         booked=True,
         why=arrival.why,
         tenant=one.tenant,
+        mode=one.mode,
         payment_id=one.payment_id,
         status=one.status,
         provider=arrival.provider,
         provider_reference=one.provider_reference,
         money=arrival.money,
         transaction_id=arrival.transaction_id,
+        other_id=arrival.other_id,
         evidence=f"{arrival.source}: {arrival.told_in}" if arrival.told_in else arrival.source,
         since=one.created_at,
         age_s=one.age_s,
-        next_step=f"{NEXT[arrival.why]}; then kobiri ledger clear {one.id}",
+        next_step=f"{NEXT[arrival.why] if one.mode == 'live' else SANDBOX}; then kobiri ledger clear {one.id}",
     )
 
 
@@ -120,15 +127,18 @@ async def clear(db: Database, id_: str, clearing: Clearing, reason: str, actor: 
     return found
 
 
-async def book_unasked(db: Database, reference: ProviderReference, arrival: Arrival, author: Author) -> bool:
+async def book_unasked(
+    db: Database, tenant_id: TenantId, mode: Mode, reference: ProviderReference, arrival: Arrival, author: Author
+) -> bool:
     """Book money under a reference of ours of which there is no payment, once; whether it is new.
 
-    Raises TransactionTaken.
+    `tenant_id`: whose the account is to which it came. Raises TransactionTaken.
     """
     id_ = new_id()
-    async with db.tenant_transaction(PLATFORM) as tx:
-        booked = await arrivals.book_unasked(tx, PLATFORM, id_, reference, ledger.arrived_unexpectedly(arrival))
+    movement = ledger.arrived_unexpectedly(arrival)
+    async with db.tenant_transaction(tenant_id) as tx:
+        booked = await arrivals.book_unasked(tx, tenant_id, mode, id_, reference, movement)
         if booked:
             facts = {"provider": arrival.provider, "provider_reference": reference, "told_in": arrival.told_in}
-            await events.insert(tx, PLATFORM, "arrival.booked", id_, author.actor, facts)
+            await events.insert(tx, tenant_id, "arrival.booked", id_, author.actor, facts)
     return booked

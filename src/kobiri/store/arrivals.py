@@ -9,10 +9,13 @@ from kobiri.domain.ids import PaymentId, ProviderReference, TenantId
 from kobiri.domain.ledger import Arrival, Movement, Why
 from kobiri.domain.money import Money
 from kobiri.domain.outcome import Source
-from kobiri.domain.payment import Status
+from kobiri.domain.payment import Mode, Status
 from kobiri.store.db import Record, Tx, UniqueViolation
 
-COLUMNS = "a.provider, a.account_fingerprint, a.amount_minor, a.currency, a.why, a.source, a.transaction_id, a.told_in"
+COLUMNS = """
+    a.id, a.provider, a.account_fingerprint, a.amount_minor, a.currency, a.why, a.source, a.transaction_id, a.told_in,
+    a.other_id
+"""
 
 
 class TransactionTaken(Exception):
@@ -25,7 +28,7 @@ def refusing_taken() -> Iterator[None]:
     try:
         yield
     except UniqueViolation as error:
-        if error.constraint_name in ("payments_transaction", "arrivals_transaction"):
+        if error.constraint_name in ("payments_transaction", "arrivals_transaction", "arrivals_other_id"):
             raise TransactionTaken from error
         raise
 
@@ -50,6 +53,23 @@ async def insert(tx: Tx, tenant_id: TenantId, id_: str, payment_id: PaymentId, a
         arrival.source,
         arrival.told_in,
     )
+
+
+# Fenced by the ids themselves: none is written over.
+LEARN = """
+UPDATE arrivals SET transaction_id = $3, other_id = $4
+WHERE tenant_id = $1 AND id = $2 AND (transaction_id IS NULL OR transaction_id = $3)
+    AND (other_id IS NULL OR other_id = $4)
+"""
+
+
+async def learn(tx: Tx, tenant_id: TenantId, arrival: Arrival) -> None:
+    """Keep the ids by which money is known. Nothing is written where others stand there by now.
+
+    Raises TransactionTaken.
+    """
+    with refusing_taken():
+        await tx.execute(LEARN, tenant_id, arrival.id, arrival.transaction_id, arrival.other_id)
 
 
 # Fenced by `cleared_at`: of two persons one decides.
@@ -84,8 +104,8 @@ async def clear(tx: Tx, tenant_id: TenantId, id_: str, movement: Movement) -> bo
 BOOK_UNASKED = """
 WITH arrived AS (
     INSERT INTO arrivals (tenant_id, id, provider, account_fingerprint, provider_reference, transaction_id,
-        amount_minor, currency, why, source, told_in)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        amount_minor, currency, why, source, told_in, mode)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $16)
     ON CONFLICT DO NOTHING RETURNING id
 ), booked AS (
     INSERT INTO ledger_entries (tenant_id, arrival_id, reason, account, amount_minor, currency)
@@ -96,7 +116,9 @@ SELECT true FROM arrived
 """
 
 
-async def book_unasked(tx: Tx, tenant_id: TenantId, id_: str, reference: ProviderReference, movement: Movement) -> bool:
+async def book_unasked(
+    tx: Tx, tenant_id: TenantId, mode: Mode, id_: str, reference: ProviderReference, movement: Movement
+) -> bool:
     """Book money under a reference of ours of which there is no payment. False: it is booked already.
 
     Raises TransactionTaken.
@@ -121,6 +143,7 @@ async def book_unasked(tx: Tx, tenant_id: TenantId, id_: str, reference: Provide
             [posting.account for posting in movement.postings],
             [posting.minor for posting in movement.postings],
             [posting.currency for posting in movement.postings],
+            mode,
         )
     return bool(booked)
 
@@ -144,6 +167,8 @@ def _arrival(row: Record) -> Arrival:
         source=Source(row["source"]),
         transaction_id=row["transaction_id"],
         told_in=row["told_in"],
+        other_id=row["other_id"],
+        id=str(row["id"]),
     )
 
 
@@ -157,6 +182,7 @@ class StoredArrival:
     id: str
     tenant_id: TenantId
     tenant: str
+    mode: Mode
     payment_id: PaymentId | None
     status: Status | None
     provider_reference: ProviderReference
@@ -166,7 +192,7 @@ class StoredArrival:
 
 
 SELECT = f"""
-SELECT {COLUMNS}, t.slug, a.id, a.tenant_id, a.payment_id, a.created_at, p.status,
+SELECT {COLUMNS}, t.slug, a.tenant_id, a.payment_id, a.created_at, p.status, coalesce(p.mode, a.mode) AS mode,
     coalesce(a.provider_reference, p.provider_reference) AS provider_reference,
     extract(epoch FROM clock_timestamp() - a.created_at)::bigint AS age_s
 FROM arrivals a JOIN tenants t ON t.id = a.tenant_id
@@ -191,6 +217,7 @@ def _stored(row: Record) -> StoredArrival:
         id=str(row["id"]),
         tenant_id=TenantId(str(row["tenant_id"])),
         tenant=row["slug"],
+        mode=row["mode"],
         payment_id=PaymentId(str(row["payment_id"])) if row["payment_id"] else None,
         status=Status(row["status"]) if row["status"] else None,
         provider_reference=ProviderReference(str(row["provider_reference"])),
@@ -214,7 +241,7 @@ SELECT t.slug, h.payment_id FROM (
     WHERE provider = $1 AND account_fingerprint = $2 AND provider_transaction_id = $3
     UNION ALL
     SELECT tenant_id, payment_id FROM arrivals
-    WHERE provider = $1 AND account_fingerprint = $2 AND transaction_id = $3
+    WHERE provider = $1 AND account_fingerprint = $2 AND $3 IN (transaction_id, other_id)
 ) h JOIN tenants t ON t.id = h.tenant_id LIMIT 1
 """
 

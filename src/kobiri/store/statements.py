@@ -77,7 +77,10 @@ ORDER BY l.number
 BY_ARRIVALS_ID = f"""
 SELECT DISTINCT ON (l.number) l.number, count(*) OVER (PARTITION BY l.number) AS fits, {OURS}
 FROM unnest($2::integer[], $3::text[], $4::text[]) AS l (number, their_id, direction)
-JOIN arrivals a ON a.transaction_id = l.their_id AND a.provider = $1
+JOIN (
+    SELECT tenant_id, payment_id, account_fingerprint, unnest(ARRAY[transaction_id, other_id]) AS known_id
+    FROM arrivals WHERE provider = $1
+) a ON a.known_id = l.their_id
 JOIN payments p ON p.tenant_id = a.tenant_id AND p.id = a.payment_id
 WHERE {SAME_DIRECTION}
     AND ($5::text[] IS NULL OR (a.account_fingerprint, p.mode) IN (SELECT * FROM unnest($5, $6::text[])))
@@ -111,6 +114,11 @@ SETTLED_BY_STATEMENT = """
 SELECT e.subject_id FROM unnest($1::uuid[], $2::text[]) AS wanted (tenant_id, subject_id)
 JOIN events e ON e.tenant_id = wanted.tenant_id AND e.subject_id = wanted.subject_id
 WHERE e.type = 'payment.succeeded' AND e.data->>'source' = 'statement'
+"""
+
+ACCOUNT_OWNERS = """
+SELECT DISTINCT CASE WHEN account_id IS NULL THEN $3::uuid ELSE tenant_id END
+FROM payments WHERE provider = $1 AND account_fingerprint = $2
 """
 
 MISSING = f"""
@@ -242,6 +250,12 @@ async def settled_by_statement(tx: Tx, ours: Sequence[Counterpart]) -> set[Payme
     """Which of these payments a line of a statement has settled."""
     tenants, ids = [one.tenant_id for one in ours], [one.payment_id for one in ours]
     return {PaymentId(row[0]) for row in await _fetch(tx, SETTLED_BY_STATEMENT, tenants, ids)}
+
+
+async def account_owners(tx: Tx, provider: str, account: Account) -> set[TenantId]:
+    """Whose payments went by an account: the merchants' whose own it is, and PLATFORM where it is the platform's."""
+    rows = await _fetch(tx, ACCOUNT_OWNERS, provider, account.fingerprint, PLATFORM)
+    return {TenantId(str(row[0])) for row in rows}
 
 
 async def missing(

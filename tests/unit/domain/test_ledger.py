@@ -69,6 +69,39 @@ SAME: list[tuple[Arrival, Arrival, bool]] = [
 
 @pytest.mark.parametrize(("one", "other", "same"), SAME, ids=range(len(SAME)))
 def test_what_is_one_arrival_and_what_is_two(one: Arrival, other: Arrival, same: bool) -> None:
-    assert ledger.is_booked(one, [other]) is same
-    assert ledger.is_booked(other, [one]) is same
-    assert not ledger.is_booked(one, [])
+    assert (ledger.booked_as(one, [other]) is other) is same
+    assert (ledger.booked_as(other, [one]) is one) is same
+    assert ledger.booked_as(one, []) is None
+
+
+def told(*words: Arrival) -> list[Arrival]:
+    """What stands in the books after these words, each told twice."""
+    booked: list[Arrival] = []
+    for word in [word for word in words for _ in range(2)]:
+        known = ledger.booked_as(word, booked)
+        if known is None:
+            booked.append(word)
+        elif (learned := ledger.learned(word, known)) is not None:
+            booked[booked.index(known)] = learned
+    return booked
+
+
+ONE_TO_ONE: list[tuple[list[Arrival], int]] = [
+    ([arrival(10), arrival(10, "S", STATEMENT), arrival(10, "T", STATEMENT)], 2),
+    ([arrival(10, "X"), arrival(10, "S", STATEMENT), arrival(10, "T", STATEMENT)], 2),
+    ([arrival(10, "X"), arrival(10, "Y"), arrival(10, "S", STATEMENT), arrival(10, "T", STATEMENT)], 2),
+    ([arrival(10, "S", STATEMENT), arrival(10, "T", STATEMENT), arrival(10, "X"), arrival(10, "Y"), arrival(10)], 2),
+    ([arrival(10, "S", STATEMENT), arrival(10, "X"), arrival(10, "Y")], 2),
+    ([arrival(10), arrival(10, "S", STATEMENT), arrival(10, "X"), arrival(10, "Y")], 2),
+    ([arrival(10, None, STATEMENT), arrival(10, "S", STATEMENT), arrival(10, "T", STATEMENT)], 2),
+    ([arrival(10, "S", STATEMENT), arrival(10), arrival(10, "T", STATEMENT), arrival(10)], 2),
+    ([arrival(10, "P", PERSON), arrival(10, "S", STATEMENT), arrival(10, "T", STATEMENT)], 2),
+    ([arrival(10, None, PERSON), arrival(10, "S", STATEMENT), arrival(10, "T", STATEMENT)], 2),
+    ([arrival(10, "X"), arrival(10, "P", PERSON), arrival(10, "S", STATEMENT)], 1),
+    ([arrival(10, "X"), arrival(9), arrival(9, "S", STATEMENT), arrival(10, "T", STATEMENT)], 2),
+]
+
+
+@pytest.mark.parametrize(("words", "amounts"), ONE_TO_ONE, ids=range(len(ONE_TO_ONE)))
+def test_words_and_money_are_matched_one_to_one(words: list[Arrival], amounts: int) -> None:
+    assert len(told(*words)) == amounts

@@ -305,7 +305,7 @@ def test_money_is_booked_once_and_only_when_it_came(start: Payment, said: list[W
             assert sum(posting.minor for posting in movement.postings) == 0
             assert len({posting.currency for posting in movement.postings}) == 1
         if moment.arrival is not None:
-            assert not ledger.is_booked(moment.arrival, moment.booked)
+            assert ledger.booked_as(moment.arrival, moment.booked) is None
             if {arrival.money.currency for arrival in moment.booked_after} == {moment.arrival.money.currency}:
                 total = sum(arrival.money.minor for arrival in moment.booked_after)
                 assert moment.after.received == Money(total, moment.arrival.money.currency)
