@@ -36,8 +36,8 @@ def late(database: TestDatabase) -> Payment:
 def test_suspense_is_listed_and_cleared(cli: Cli, database: TestDatabase, late: Payment) -> None:
     [found] = cli.json("ledger", "suspense")["suspense"]
     expected = {
-        "booked": True, "why": "late", "tenant": "shop", "mode": "test", "payment_id": late.id, "status": "FAILED", "provider": "mtn",
-        "amount": "9.00", "currency": "ZMW", "transaction_id": "=1+1", "evidence": "check",
+        "booked": True, "why": "late", "tenant": "shop", "mode": "test", "payment_id": late.id, "status": "FAILED",
+        "provider": "mtn", "amount": "9.00", "currency": "ZMW", "transaction_id": "=1+1", "evidence": "check",
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
     assert found["next_step"].endswith(f"kobiri ledger clear {found['id']}")

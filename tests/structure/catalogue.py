@@ -30,6 +30,7 @@ NOT_TENANT_LEADING = {
     "provider_accounts_callback_token": "an account's callback is matched by its path before the tenant is known",
     "payments_transaction": "a transaction id is one payment's, whosever: tenants share the platform's accounts",
     "arrivals_transaction": "the same, for money in suspense",
+    "arrivals_other_id": "the same, for the id by which another source knows that money",
     "proposals_accepted": "a statement's line settles one payment, whosever",
     "payments_due": "due work: a tenant-leading claim over 300,000 waiting rows took 12 ms, this one 0.08",
     "attempts_due": "the same, for the questions about roads that were left",

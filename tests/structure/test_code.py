@@ -248,6 +248,7 @@ SEES_ALL_TENANTS = {
     "statements.match_references": "operator",
     "statements.match_their_ids": "operator",
     "statements.known_references": "operator",
+    "statements.account_owners": "operator",
     "statements.match_arrivals": "operator",
     "statements.missing": "operator",
     "statements.settled_by_statement": "operator",

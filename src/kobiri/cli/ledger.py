@@ -99,8 +99,9 @@ def _tell(console: Console, found: list[Entry]) -> None:
         "AGE", "WHY", "MODE", "TENANT", "PAYMENT", "PROVIDER", "AMOUNT", "THEIR ID", "BOOKED", "EVIDENCE", "NEXT STEP"
     )  # fmt: skip
     rows = [
-        (_age(one.age_s), one.why, one.mode, one.tenant, one.payment_id, one.provider, f"{one.money} {one.money.currency}",
-         " / ".join(id_ for id_ in (one.transaction_id, one.other_id) if id_), "yes" if one.booked else "no", one.evidence, one.next_step)
+        (_age(one.age_s), one.why, one.mode, one.tenant, one.payment_id, one.provider,
+         f"{one.money} {one.money.currency}", " / ".join(filter(None, (one.transaction_id, one.other_id))),
+         "yes" if one.booked else "no", one.evidence, one.next_step)
         for one in found
     ]  # fmt: skip
     table(console, columns, rows)

@@ -9,7 +9,7 @@ from kobiri.domain.ids import PaymentId, TenantId, made_by_us, parse_id
 from kobiri.domain.ledger import Arrival, Why
 from kobiri.domain.msisdn import may_be
 from kobiri.domain.outcome import Declined, Source, Succeeded
-from kobiri.domain.payment import Payment, says_otherwise
+from kobiri.domain.payment import Mode, Payment, says_otherwise
 from kobiri.domain.signature import is_genuine
 from kobiri.providers.base import Authenticity, Callback, CallbackWord, Provider, Unreadable
 from kobiri.services import outcomes, suspense
@@ -173,7 +173,7 @@ async def _book_unasked(gateway: Gateway, road: Road, word: CallbackWord, author
         "the unmatched callbacks",
     )
     try:
-        mode = "live" if "live" in road.account.modes else "test"
+        mode: Mode = "live" if "live" in road.account.modes else "test"
         await suspense.book_unasked(gateway.db, PLATFORM, mode, reference, arrival, author)
     except TransactionTaken:
         log.warning("callback.transaction_of_a_payment", provider=road.spec.id)

@@ -170,6 +170,7 @@ async def _write(
     """
     lease_token = payment.lease_token
     for _ in range(TRIES):
+        change, written = None, False
         try:
             change = await _unless_booked(db, payment, decide(payment, now))
             if change is None:
@@ -184,7 +185,7 @@ async def _write(
             continue
         except (CommitUnknown, LockTimeout):
             written = False  # perhaps it was: what is read next tells
-        if written:
+        if change is not None and written:
             _tell(payment, change.after, source)
             return change.after, True
         log.info("payment.decided_again", payment_id=payment.id, version=payment.version)
