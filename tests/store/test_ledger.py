@@ -3,7 +3,8 @@
 import asyncpg
 import pytest
 
-from kobiri.domain.ids import PaymentId, TenantId
+from kobiri.domain.ids import PaymentId, TenantId, new_id
+from kobiri.domain.payment import Payment
 from kobiri.store.db import Database, Tx
 from tests.conftest import TestDatabase
 from tests.store.builders import insert, make_payment, make_tenant
@@ -104,3 +105,43 @@ async def test_the_api_has_no_right_to_try(db: Database, table: str, statement: 
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied"):
         async with db.tenant_transaction(tenant_id) as tx:
             await tx.execute(statement.format(table))
+
+
+# --- one transaction of an account is one payment's -----------------------------------------------------------------
+
+
+async def take(db: Database, payment: Payment, how: str, transaction_id: str) -> bool:
+    """Whether this payment may be settled by a transaction, or money that arrived about it be booked under its id."""
+    try:
+        async with db.tenant_transaction(payment.tenant_id) as tx:
+            if how == "settled":
+                await tx.execute(
+                    "UPDATE payments SET provider_transaction_id = $2 WHERE id = $1", payment.id, transaction_id
+                )
+            else:
+                await tx.execute(
+                    "INSERT INTO arrivals (tenant_id, id, payment_id, provider, account_fingerprint, transaction_id,"
+                    " amount_minor, currency, why, source)"
+                    " VALUES ($1, $2, $3, $4, $5, $6, 900, 'ZMW', 'late', 'check')",
+                    payment.tenant_id, new_id(), payment.id, payment.provider, payment.account_fingerprint,
+                    transaction_id,
+                )  # fmt: skip
+    except asyncpg.UniqueViolationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("first", ["settled", "arrived"])
+@pytest.mark.parametrize("second", ["settled", "arrived"])
+async def test_a_transaction_id_is_taken_once_in_its_account_whoevers_payment_it_is(
+    db: Database, first: str, second: str
+) -> None:
+    """Two providers, and two accounts of one, count their transactions each for itself."""
+    ours = await insert(db, make_payment(await make_tenant(db)))
+    assert await take(db, ours, first, "X")
+    for place, free in (({}, False), ({"provider": "airtel"}, True), ({"account_fingerprint": "elsewhere"}, True)):
+        other = await insert(db, make_payment(await make_tenant(db), **place))
+        assert await take(db, other, second, "X") is free, place
+        assert await take(db, other, second, "Y")
+    if first != second:
+        assert await take(db, ours, second, "X"), "it is its own"
