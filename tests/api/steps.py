@@ -83,7 +83,7 @@ async def age(database: TestDatabase, interval: str) -> None:
 
 async def work(api: Api) -> int:
     """What the worker does in one round; how many payments it took."""
-    claims = await checking.claim_due(gateway(api), 100)
+    claims = [*await checking.claim_due(gateway(api), 100), *await checking.claim_final(gateway(api), 100)]
     for claim in claims:
         await checking.resume(gateway(api), claim)
     return len(claims)

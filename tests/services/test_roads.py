@@ -587,11 +587,17 @@ async def test_questions_are_asked_at_the_pace_that_the_provider_wants() -> None
 
 
 async def test_more_questions_than_there_are_places_in_time_are_not_asked() -> None:
-    operator = Operator(spec=make_spec(status_reads_per_s=10), answer_within_s=0.5)
+    """A worker waits for half a second at the most. Who found no place is told when, each at the provider's pace."""
+    operator = Operator(spec=make_spec(status_reads_per_s=4))
     async with road_of(operator, Clock()) as road:
-        said = await asyncio.gather(*(find(road) for _ in range(8)))
-    assert len(operator.found) == 3, "at once, and after one and two tenths"
-    assert said.count(Unknown("too many questions at once", outage=False, asked=False)) == 5
+        said = await asyncio.gather(*(find(road) for _ in range(600)))
+    assert len(operator.found) == 3, "at once, and after one and two quarters of a second"
+    unasked = [one for one in said if isinstance(one, Unknown) and not one.asked]
+    assert len(unasked) == 597
+    assert {(one.reason, one.outage) for one in unasked} == {("too many questions at once", False)}
+    told = [one.retry_after_s for one in unasked]
+    line_s = [0.5 + number / 4 for number in range(597)]
+    assert told == pytest.approx([min(seconds, 0.5 + 120) for seconds in line_s])
 
 
 async def test_who_cannot_be_asked_is_not_asked() -> None:

@@ -21,6 +21,11 @@ async def claim(db: Database, limit: int = 100, lease_s: float = 60) -> list[Cla
         return await payments.claim(tx, limit, lease_s)
 
 
+async def claim_final(db: Database, limit: int = 100) -> list[Claim]:
+    async with db.worker_transaction() as tx:
+        return await payments.claim_final(tx, limit, 60)
+
+
 async def test_due_payments_of_all_tenants_are_claimed_and_no_others(db: Database) -> None:
     due = [await insert(db, make_payment(await make_tenant(db), lease_token=None), first_run_in=DUE) for _ in range(3)]
     await insert(db, make_payment(await make_tenant(db), lease_token=None), first_run_in=MINUTE)
@@ -109,38 +114,53 @@ async def test_many_claimers_never_take_a_payment_twice(db: Database, database: 
     assert len(taken) == len(set(taken)) == 600
 
 
-async def test_final_payments_are_never_claimed(db: Database, database: TestDatabase) -> None:
-    await insert(db, make_payment(await make_tenant(db), lease_token=None), first_run_in=DUE)
-    await database.fetch("UPDATE payments SET status = 'SUCCESSFUL', next_run_at = NULL")
-    assert await claim(db) == []
+async def test_final_payments_are_claimed_apart_and_only_where_a_question_is_due(
+    db: Database, database: TestDatabase
+) -> None:
+    done, asked, open_one = [
+        await insert(db, make_payment(await make_tenant(db), lease_token=None), first_run_in=DUE) for _ in range(3)
+    ]
+    await database.fetch("UPDATE payments SET status = 'SUCCESSFUL' WHERE id <> $1", open_one.id)
+    await database.fetch("UPDATE payments SET next_run_at = NULL WHERE id = $1", done.id)
+    assert [c.payment_id for c in await claim(db)] == [open_one.id]
+    assert [c.payment_id for c in await claim_final(db)] == [asked.id]
+    assert await claim(db) == await claim_final(db) == []
 
 
 async def test_ten_due_among_200_000_waiting_are_found_by_the_index(db: Database, database: TestDatabase) -> None:
+    """Whatever is due about final payments: 20,000 of these, all due for longer, cost nothing."""
     tenant_id = await make_tenant(db)
     await database.fetch("DROP INDEX payments_reference")  # neither has a part in this, and both take their time
     await database.fetch("DROP INDEX payments_provider_reference")
     await many(database, tenant_id, count=200_000, due_in="1 hour")
+    await many(database, tenant_id, count=20_000, due_in="-1 hour", status="SUCCESSFUL", number="3")
     await many(database, tenant_id, count=10, due_in="-1 minute")
     for statistics in ("none", "fresh"):
         if statistics == "fresh":
             await database.fetch("ANALYZE payments")
-        plan = await explain_claim(database)
-        nodes = list(walk(plan["Plan"]))
-        # A thousandth of the table's pages: an index that must pass over what waits would read it all.
-        assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 500, nodes
-        assert "payments_due" in {node.get("Index Name") for node in nodes}, nodes
-        assert not [node for node in nodes if node["Node Type"] == "Seq Scan"], nodes
+        for function, index, limit in (
+            ("claim_payments", "payments_due", 50),
+            ("claim_final_payments", "payments_final_due", 1),
+        ):
+            plan = await explain_claim(database, function, limit)
+            nodes = list(walk(plan["Plan"]))
+            # A thousandth of the table's pages: an index that must pass over what waits would read it all.
+            assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 500, nodes
+            assert index in {node.get("Index Name") for node in nodes}, nodes
+            assert not [node for node in nodes if node["Node Type"] == "Seq Scan"], nodes
     assert len(await claim(db)) == 10
 
 
-async def many(database: TestDatabase, tenant_id: str, *, count: int, due_in: str) -> None:
+async def many(
+    database: TestDatabase, tenant_id: str, *, count: int, due_in: str, status: str = "PENDING", number: str = ""
+) -> None:
     """Payments that nobody holds, put in by the superuser."""
     await database.fetch(
         f"""
         INSERT INTO payments (tenant_id, id, mode, kind, status, amount_minor, currency, payer, network, provider,
             account_fingerprint, provider_reference, attempt, send_before, expires_at, next_run_at)
-        SELECT $1, ('{2 if due_in.startswith("-") else 1}' || lpad(n::text, 31, '0'))::uuid, 'test', 'collection',
-            'PENDING', 100, 'ZMW', '260961234567', 'mtn', 'mtn', 'x', gen_random_uuid(), 1, now(), now(),
+        SELECT $1, ('{number or (2 if due_in.startswith("-") else 1)}' || lpad(n::text, 31, '0'))::uuid, 'test', 'collection',
+            '{status}', 100, 'ZMW', '260961234567', 'mtn', 'mtn', 'x', gen_random_uuid(), 1, now(), now(),
             now() + interval '{due_in}' + n * interval '1 ms'
         FROM generate_series(1, {count}) n
         """,
@@ -148,12 +168,12 @@ async def many(database: TestDatabase, tenant_id: str, *, count: int, due_in: st
     )
 
 
-async def explain_claim(database: TestDatabase) -> dict[str, Any]:
+async def explain_claim(database: TestDatabase, function: str, limit: int) -> dict[str, Any]:
     """The plan of the function's own statement, run as its owner and taken back."""
     connection = await asyncpg.connect(database.owner_dsn, server_settings={"jit": "off"})
     try:
-        source = await connection.fetchval("SELECT prosrc FROM pg_proc WHERE proname = 'claim_payments'")
-        statement = source.replace("p_limit", "50").replace("p_lease_s", "60.0")
+        source = await connection.fetchval("SELECT prosrc FROM pg_proc WHERE proname = $1", function)
+        statement = source.replace("p_limit", str(limit)).replace("p_lease_s", "60.0")
         transaction = connection.transaction()
         await transaction.start()
         await connection.execute("SET LOCAL ROLE kobiri_claimer")

@@ -234,6 +234,7 @@ SEES_ALL_TENANTS = {
     "events.seal": "worker",
     "idempotency.purge": "worker",
     "payments.claim": "worker",
+    "payments.claim_final": "worker",
     "switches.closed": "gate: what is switched off is switched off for all",
     "switches.opened": "gate: an operator's word is for all",
     "switches.list_all": "operator: the platform's own rows",

@@ -52,6 +52,45 @@ async def test_it_sends_asks_and_seals_by_itself(api: Api, simulator: Simulator)
             await sleep(0.05)
 
 
+async def test_questions_about_what_is_final_hold_up_nobody(api: Api, simulator: Simulator) -> None:
+    """Any stranger may cause them. Here each takes its time, and there are more than the worker has places."""
+    for _ in range(30):
+        await api.pay()
+    await api.database.fetch(
+        "UPDATE payments SET status = 'SUCCESSFUL', completed_at = now(), next_run_at = now() - interval '1 hour',"
+        " lease_token = NULL, hinted_at = now() - interval '1 hour'"
+    )
+    await simulator.fault(kind="latency", operation="status", ms=3_000, times=1_000)
+    async with worker(api):
+        await eventually(lambda: asked_about(simulator))
+        payment = (await api.pay(headers={"prefer": "respond-async"})).json()
+        began = monotonic()
+        await eventually(lambda: sends(simulator, payment["provider_reference"]))
+        assert monotonic() - began < 2
+        assert await asked_about(simulator) < 10
+        assert len(gateway(api).calls._tasks) < 4, "a place for each ten of the others"
+        gateway(api).calls.cut()
+
+
+async def test_questions_that_wait_for_their_providers_pace_hold_up_nobody(api: Api, simulator: Simulator) -> None:
+    for _ in range(60):  # MTN wants to be asked ten times a second
+        await api.pay()
+    payment = (await api.pay(headers={"prefer": "respond-async"})).json()
+    await api.database.fetch("UPDATE payments SET next_run_at = now() - interval '1 minute' WHERE attempt = 1")
+    async with worker(api):
+        began = monotonic()
+        await eventually(lambda: sends(simulator, payment["provider_reference"]))
+        assert monotonic() - began < 3
+        waiting = "SELECT count(*) FROM payments WHERE checks = 0 AND next_run_at > now() AND attempt = 1"
+        assert await api.database.value(waiting) > 20, "what was not asked does not count, and has its time"
+        gateway(api).calls.cut()
+
+
+async def asked_about(simulator: Simulator) -> int:
+    """How many questions the provider got."""
+    return len([request for request in await simulator.requests() if request["operation"] == "status"])
+
+
 async def test_a_defect_with_one_payment_does_not_stop_the_others(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     bad, good = [(await api.pay(headers={"prefer": "respond-async"})).json()["id"] for _ in range(2)]
     resume = checking.resume

@@ -84,7 +84,7 @@ class Unknown:
 
     `outage` is as in NotSent: False where the provider answered in good order, such as 403 or 429; `refused` too.
     `retry_after_s`: it asked for so many seconds of rest. `askable` False: it has no status query, so a person or a
-    statement must tell. `asked` False: the question never left.
+    statement must tell. `asked` False: the question never left; `retry_after_s` is then when there is a place for it.
     """
 
     reason: str

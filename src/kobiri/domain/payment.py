@@ -423,7 +423,8 @@ def _unknown(payment: Payment, outcome: Unknown, source: Source, now: datetime, 
     if source is Source.SEND and payment.status is Status.PENDING and payment.accepted_at is None:
         event = EventDraft("payment.timed_out", {"source": source, "reason": outcome.reason})
         return _wait(replace(payment, status=Status.TIMEOUT), (event,), source, now, jitter)
-    return _wait(payment, (), source, now, jitter, asked=outcome.asked or source is not Source.CHECK)
+    unasked = None if outcome.asked else schedule.unasked_delay(jitter, outcome.retry_after_s)
+    return _wait(payment, (), source, now, jitter, unasked=unasked if source is Source.CHECK else None)
 
 
 def _unaskable(payment: Payment, outcome: Unknown, source: Source, now: datetime, jitter: float) -> Change:
@@ -452,14 +453,15 @@ def _wait(
     jitter: float,
     *,
     calls_back: bool = False,
-    asked: bool = True,
+    unasked: timedelta | None = None,
     at_latest: datetime | None = None,
 ) -> Change | None:
     """Not final: set the next check, and notice what has lasted too long.
 
-    `asked`: whether the question left. `at_latest`: when the next one can tell more than this one could.
+    `unasked`: the question never left, and may be tried again in so long. `at_latest`: when the next one can tell
+    more than this one could.
     """
-    checks = payment.checks + 1 if source is Source.CHECK and asked else payment.checks
+    checks = payment.checks + 1 if source is Source.CHECK and unasked is None else payment.checks
     status, review = payment.status, payment.review
     if status is Status.PENDING and now >= payment.expires_at:
         status = Status.TIMEOUT
@@ -468,7 +470,7 @@ def _wait(
         review = Review.UNRESOLVED
         events += (EventDraft("payment.review_needed", {"reason": review}),)
     delay = schedule.check_delay(checks, jitter, acknowledged=payment.accepted_at is not None, calls_back=calls_back)
-    delay = delay if asked else schedule.unasked_delay(jitter)
+    delay = delay if unasked is None else unasked
     due = now + delay if at_latest is None or at_latest <= now else min(now + delay, at_latest)
     # A callback, a statement or a person may come while a lease is held, which they must not cut short.
     keeps_schedule = source not in (Source.SEND, Source.CHECK)
@@ -637,8 +639,9 @@ def _ask_on(
     after: Payment, events: tuple[EventDraft, ...], outcome: Accepted | NotFound | Unknown, now: datetime, jitter: float
 ) -> Change:
     """No firm word yet about a final payment: the question stays, slower each time; in the end a person looks too."""
-    asked = not isinstance(outcome, Unknown) or outcome.asked
-    delay = schedule.recheck_delay(after.checks, jitter) if asked else schedule.unasked_delay(jitter)
+    asked, delay = True, schedule.recheck_delay(after.checks, jitter)
+    if isinstance(outcome, Unknown) and not outcome.asked:
+        asked, delay = False, schedule.unasked_delay(jitter, outcome.retry_after_s)
     after = replace(after, checks=after.checks + asked, next_run_at=now + delay, lease_token=None)
     if after.checks >= UNSETTLED_QUESTIONS and after.review is None and not isinstance(outcome, NotFound):
         after = replace(after, review=Review.UNRESOLVED)

@@ -53,9 +53,9 @@ def earlier_delay(checks: int, jitter: float) -> timedelta:
     return _jittered(EARLIER_DELAYS_S, checks, jitter)
 
 
-def unasked_delay(jitter: float) -> timedelta:
-    """When to try again to ask a question that never left."""
-    return _jittered((UNASKED_S,), 0, jitter)
+def unasked_delay(jitter: float, place_in_s: float | None = None) -> timedelta:
+    """When to try again to ask a question that never left. `place_in_s`: when it can, where that is known."""
+    return _jittered((UNASKED_S,), 0, jitter) if place_in_s is None else timedelta(seconds=place_in_s)
 
 
 def unaskable_delay(jitter: float) -> timedelta:

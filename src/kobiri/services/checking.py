@@ -23,15 +23,22 @@ log = structlog.get_logger(__name__)
 
 WORKER = Author("worker")
 
-EARLIER_AT_ONCE = 10
+EARLIER_AT_ONCE = 2  # each second: with what the worker asks about final payments half of the slowest provider's pace
 EARLIER_NOT_FOUND_AGAIN = 7  # with the delays of domain/schedule.py: about a quarter of an hour
 
 
 async def claim_due(gateway: Gateway, limit: int) -> list[Claim]:
-    """Take up to `limit` due payments, each under a lease that outlasts one provider call."""
+    """Take up to `limit` due payments that are not final, each under a lease that outlasts one provider call."""
     lease_s = gateway.roads.longest_question_s + LEASE_MARGIN_S
     async with gateway.db.worker_transaction() as tx:
         return await payments.claim(tx, limit, lease_s)
+
+
+async def claim_final(gateway: Gateway, limit: int) -> list[Claim]:
+    """Take up to `limit` final payments of which somebody has spoken since, as `claim_due` does."""
+    lease_s = gateway.roads.longest_question_s + LEASE_MARGIN_S
+    async with gateway.db.worker_transaction() as tx:
+        return await payments.claim_final(tx, limit, lease_s)
 
 
 async def resume(gateway: Gateway, claim: Claim) -> None:
@@ -94,8 +101,9 @@ async def _ask_earlier_road(gateway: Gateway, earlier: EarlierRoad) -> None:
         if not isinstance(finding, Unknown) or finding.asked:
             checks += 1
         if isinstance(finding, Unknown) and finding.askable:
-            soon, later = schedule.unasked_delay, schedule.earlier_delay
-            again_in = later(earlier.checks, random.random()) if finding.asked else soon(random.random())
+            again_in = schedule.earlier_delay(earlier.checks, random.random())
+            if not finding.asked:
+                again_in = schedule.unasked_delay(random.random(), finding.retry_after_s)
         if isinstance(finding, NotFound) and earlier.checks < EARLIER_NOT_FOUND_AGAIN:
             again_in = schedule.earlier_delay(earlier.checks, random.random())  # its list may lag behind its callback
         async with gateway.db.tenant_transaction(earlier.tenant_id) as tx:

@@ -31,6 +31,8 @@ from kobiri.providers.base import (
 log = structlog.get_logger(__name__)
 
 CHECK_WITHIN_S = 8.0
+PLACE_WITHIN_S = 0.5  # a question that the pace lets wait for longer is due again later: it holds up a worker meanwhile
+LONGEST_LINE_S = 120.0
 SENSE_IN_REPEATING_S = 1.0  # with less time than this left no repeat is begun
 DEGRADED_SHARE = 0.1
 
@@ -70,6 +72,7 @@ class Road:
         self._budget = RetryBudget()
         reads = provider.spec.status_reads_per_s
         self._pace = Pace(reads) if reads else None
+        self._line = Pace(reads) if reads else None  # of the questions for which there was no place
         self._probes: set[asyncio.Task[None]] = set()
         self._looked_into: dict[Call, float] = {}
 
@@ -138,9 +141,11 @@ class Road:
             return Unknown("this provider cannot be asked", outage=False, askable=False)
         call: Call = ("find", kind)
         within_s, breaker = self.account.answer_within_s, self._breakers[call]
-        wait_s = self._pace.reserve(self._clock(), within_s / 2) if self._pace else 0.0
+        wait_s = self._pace.reserve(self._clock(), min(PLACE_WITHIN_S, within_s / 2)) if self._pace else 0.0
         if wait_s is None:
-            return Unknown("too many questions at once", outage=False, asked=False)
+            in_line_s = self._line.reserve(self._clock(), LONGEST_LINE_S) if self._line else None
+            place_in_s = PLACE_WITHIN_S + (LONGEST_LINE_S if in_line_s is None else in_line_s)
+            return Unknown("too many questions at once", outage=False, asked=False, retry_after_s=place_in_s)
         await asyncio.sleep(wait_s)
         turn = breaker.begin()
         if turn is None:

@@ -1,6 +1,7 @@
 """Rows of `payments`: T1 (`insert_once`), T2 (`write`), claims, reads."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -469,8 +470,18 @@ async def earlier_roads(tx: Tx, tenant_id: TenantId, payment_id: PaymentId) -> l
 
 
 async def claim(tx: Tx, limit: int, lease_s: float) -> list[Claim]:
-    """Take due payments of any tenant. Needs a worker's transaction."""
+    """Take due payments of any tenant that are not final. Needs a worker's transaction."""
     rows = await tx.fetch("SELECT tenant_id, payment_id, lease_token FROM claim_payments($1, $2)", limit, lease_s)
+    return _claims(rows)
+
+
+async def claim_final(tx: Tx, limit: int, lease_s: float) -> list[Claim]:
+    """Take final payments of any tenant about which a question is due. Needs a worker's transaction."""
+    rows = await tx.fetch("SELECT tenant_id, payment_id, lease_token FROM claim_final_payments($1, $2)", limit, lease_s)
+    return _claims(rows)
+
+
+def _claims(rows: Sequence[Record]) -> list[Claim]:
     return [Claim(TenantId(str(t)), PaymentId(str(p)), LeaseToken(str(token))) for t, p, token in rows]
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import structlog
 
+from kobiri.domain.allowance import Pace
 from kobiri.domain.errors import KobiriError
 from kobiri.services import checking
 from kobiri.services.gateway import Gateway
@@ -19,6 +21,11 @@ log = structlog.get_logger(__name__)
 BUSY_S = 0.02
 IDLE_S = 1.0
 TROUBLE_S = 2.0
+
+# Questions about final payments, which any stranger may cause, have a few places of their own and a pace of their own:
+# with those about earlier roads half of what the slowest provider wants to be asked.
+PLACES_FOR_ONE_FINAL = 10  # so many places for others mean one more for these
+FINAL_PER_S = 3.0
 
 
 async def run(
@@ -35,20 +42,33 @@ async def run(
 
 async def _resume_due(gateway: Gateway, stop: asyncio.Event, concurrency: int, grace_s: float) -> None:
     pause_s = BUSY_S
+    about_final: set[asyncio.Task[None]] = set()
+    pace = Pace(FINAL_PER_S)
     while not stop.is_set():
-        room = concurrency - gateway.calls.running
-        claims = await _claim(gateway, room, stop) if room > 0 else []
+        about_final = {task for task in about_final if not task.done()}
+        room = concurrency - gateway.calls.running + len(about_final)
+        claims = await _claim(checking.claim_due, gateway, room, stop) if room > 0 else []
         for claim in claims:
             gateway.calls.start(_resume(gateway, claim))
+        if len(claims) < room and len(about_final) < max(concurrency // PLACES_FOR_ONE_FINAL, 1) and _is_time(pace):
+            final = await _claim(checking.claim_final, gateway, 1, stop)
+            about_final |= {gateway.calls.start(_resume(gateway, claim)) for claim in final}
+            claims += final
         # Twice as slow after each look that found nothing, and at once again after one that did.
         pause_s = BUSY_S if claims else min(pause_s * 2, IDLE_S)
         await _sleep(stop, pause_s * random.uniform(0.8, 1.2))
     await gateway.calls.drain(grace_s)
 
 
-async def _claim(gateway: Gateway, limit: int, stop: asyncio.Event) -> list[Claim]:
+def _is_time(pace: Pace) -> bool:
+    return pace.reserve(time.monotonic(), 0) is not None
+
+
+async def _claim(
+    claim: Callable[[Gateway, int], Awaitable[list[Claim]]], gateway: Gateway, limit: int, stop: asyncio.Event
+) -> list[Claim]:
     try:
-        return await checking.claim_due(gateway, limit)
+        return await claim(gateway, limit)
     except KobiriError as error:
         log.warning("worker.claim_failed", code=error.code)
     except Exception:
@@ -81,7 +101,7 @@ async def _repeat(task: Task, stop: asyncio.Event) -> None:
             log.exception("worker.task_crashed", task=task.name)
         if done:
             log.debug("worker.task_done", task=task.name, count=done)
-        else:
+        if not done or not task.at_once:
             await _sleep(stop, task.every_s * random.uniform(0.8, 1.2))
 
 

@@ -11,7 +11,7 @@ from kobiri.services.reviews import Operator, tell_new_cases
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Work that is done again and again: at once while there is more, else every `every_s` seconds.
+    """Work that is done again and again: every `every_s` seconds, and `at_once` while there is more.
 
     `run` returns how much it did.
     """
@@ -19,13 +19,14 @@ class Task:
     name: str
     every_s: float
     run: Callable[[], Awaitable[int]]
+    at_once: bool = True
 
 
 def periodic(gateway: Gateway, callback_retention: timedelta, operator: Operator | None) -> tuple[Task, ...]:
     """What is done by the clock. Payments that are due are claimed by the loop itself."""
     return (
         *(() if operator is None else (Task("tell_operator", 2, lambda: tell_new_cases(gateway.db, operator)),)),
-        Task("ask_earlier_roads", 1, lambda: checking.ask_earlier_roads(gateway)),
+        Task("ask_earlier_roads", 1, lambda: checking.ask_earlier_roads(gateway), at_once=False),
         Task("seal_events", 0.5, lambda: housekeeping.seal_events(gateway.db)),
         Task("purge_idempotency_keys", 3600, lambda: housekeeping.purge_idempotency_keys(gateway.db)),
         Task("purge_callbacks", 3600, lambda: housekeeping.purge_callbacks(gateway.db, callback_retention)),
