@@ -8,6 +8,7 @@ written end before that.
 
 import asyncio
 import errno
+import functools
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,10 @@ from typing import TypeVar, cast
 
 import aiohttp
 from aiohttp.base_protocol import BaseProtocol
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.http import RawResponseMessage
+from aiohttp.streams import StreamReader
 
 from kobiri import __version__
 from kobiri.domain import outcome
@@ -25,6 +29,7 @@ from kobiri.domain.address import on_this_machine
 CONNECT_WITHIN_S = 3.0  # a place among the connections, DNS, TCP and TLS together
 IDLE_CONNECTION_S = 15.0  # shorter than servers and their balancers keep an idle connection
 MAX_ANSWER_BYTES = 64 * 1024
+MAX_HEADS = 16  # of one answer: informational ones (1xx) may come before it
 
 RESTING = (429, 503)
 MAX_REST_S = 40.0  # an operator's slip must not stop payments for a day: it is asked again, and may repeat its wish
@@ -57,6 +62,10 @@ class MaybeSent(Exception):
 
 
 class _AnswerTooLarge(Exception):
+    pass
+
+
+class _TooManyHeads(Exception):
     pass
 
 
@@ -142,6 +151,31 @@ class _Watched:
         self.transport.writelines(chunks)
 
 
+class _Protocol(ResponseHandler):
+    """A connection over which no server sends heads without end, in one answer or between two.
+
+    aiohttp reads informational answers in a loop that lets nobody else run, not even the time limit (client_reqrep.py,
+    ClientResponse.start), and keeps all that comes over an idle connection.
+    """
+
+    heads = 0  # since the last request
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        self.heads += 1
+        if self.heads <= MAX_HEADS:
+            super().feed_data(data, size)
+        elif self.heads == MAX_HEADS + 1:
+            self.set_exception(_TooManyHeads())
+            if self.transport is not None:
+                self.transport.abort()
+
+
+class _Connector(aiohttp.TCPConnector):
+    def __init__(self, *, limit: int, keepalive_timeout: float) -> None:
+        super().__init__(limit=limit, keepalive_timeout=keepalive_timeout)
+        self._factory = cast("functools.partial[ResponseHandler]", functools.partial(_Protocol, loop=self._loop))
+
+
 def _watch(protocol: BaseProtocol, call: _Call) -> None:
     """Watch a connection for this call from now on. Another call may have used it before."""
     known: object = protocol.transport
@@ -155,11 +189,12 @@ class _Request(aiohttp.ClientRequest):
     call: _Call
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        assert conn.protocol is not None, "a connection that is lost by now has its protocol still"
+        assert isinstance(conn.protocol, _Protocol), "a connection that is lost by now has its protocol still"
         # A server may write into an idle connection (some say 408 before they close it). aiohttp would take
         # that for the answer to the next request.
         if conn.protocol.should_close:
             raise _StrayAnswer
+        conn.protocol.heads = 0
         _watch(conn.protocol, self.call)
         self.call.begin()
         return await super().send(conn)
@@ -174,7 +209,7 @@ def stay_on_this_machine() -> None:
 def provider_session(max_connections: int, *, connect_within_s: float = CONNECT_WITHIN_S) -> Session:
     """Open the connections of one provider account. Call it inside a running loop; close it."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=IDLE_CONNECTION_S),
+        connector=_Connector(limit=max_connections, keepalive_timeout=IDLE_CONNECTION_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": f"kobiri/{__version__}", "Accept-Encoding": "identity"},
         skip_auto_headers=("Content-Type",),  # a request without a body has none
@@ -264,7 +299,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 def _reason(error: Exception, call: _Call) -> str:
     match error:
-        case _AnswerTooLarge():
+        case _AnswerTooLarge() | _TooManyHeads():
             return "the answer is too large"
         case _SecondPass() | aiohttp.ServerDisconnectedError():
             return "the connection was closed without an answer"

@@ -29,6 +29,7 @@ from kobiri.domain.outcome import (
 from kobiri.domain.payment import Kind
 from kobiri.domain.schedule import QUICK_DELAYS_S, quick_delay_s
 from kobiri.providers.base import Payout
+from kobiri.services import roads
 from kobiri.services.roads import SENSE_IN_REPEATING_S, Road
 from tests.services.scripted import Clock, Operator, comes_true, make_spec, order
 
@@ -362,6 +363,33 @@ async def test_a_half_open_circuit_opens_again_when_its_one_call_failed() -> Non
         assert road.closed_because("collection") == "its circuit is open"
         assert await send(road) == CIRCUIT_OPEN
         assert len(operator.sent) == 1
+
+
+@pytest.mark.parametrize("waits_for_the_payer", [True, False])
+async def test_one_payer_that_is_waited_for_keeps_a_half_open_circuit_shut_for_no_other(
+    monkeypatch: pytest.MonkeyPatch, waits_for_the_payer: bool
+) -> None:
+    monkeypatch.setattr(roads, "LASTS_S", 0.05)
+    operator = Operator(spec=UNASKABLE) if waits_for_the_payer else Operator()
+    async with half_open(operator) as road:
+        pending = [Pending() for _ in range(3)]
+        operator.outcomes.extendleft(reversed(pending))
+        dead = asyncio.create_task(send(road))
+        await comes_true(lambda: len(operator.sent) == 1)
+        assert await send(road) == CIRCUIT_OPEN
+        await asyncio.sleep(0.1)
+        if waits_for_the_payer:
+            others = [asyncio.create_task(send(road)) for _ in range(2)]
+            await comes_true(lambda: len(operator.sent) == 3)
+            pending[1].outcome.set_result(Accepted())
+            await others[0]
+            assert road.availability("collection") != "down", "the first that went well closes it"
+            pending[2].outcome.set_result(Accepted())
+            await others[1]
+        else:
+            assert await send(road) == CIRCUIT_OPEN, "the time limit of such a call is short"
+        pending[0].outcome.set_result(Accepted())
+        await dead
 
 
 @pytest.mark.parametrize("call", ["send", "find"])

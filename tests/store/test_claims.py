@@ -155,11 +155,12 @@ async def many(
     database: TestDatabase, tenant_id: str, *, count: int, due_in: str, status: str = "PENDING", number: str = ""
 ) -> None:
     """Payments that nobody holds, put in by the superuser."""
+    number = number or ("2" if due_in.startswith("-") else "1")
     await database.fetch(
         f"""
         INSERT INTO payments (tenant_id, id, mode, kind, status, amount_minor, currency, payer, network, provider,
             account_fingerprint, provider_reference, attempt, send_before, expires_at, next_run_at)
-        SELECT $1, ('{number or (2 if due_in.startswith("-") else 1)}' || lpad(n::text, 31, '0'))::uuid, 'test', 'collection',
+        SELECT $1, ('{number}' || lpad(n::text, 31, '0'))::uuid, 'test', 'collection',
             '{status}', 100, 'ZMW', '260961234567', 'mtn', 'mtn', 'x', gen_random_uuid(), 1, now(), now(),
             now() + interval '{due_in}' + n * interval '1 ms'
         FROM generate_series(1, {count}) n

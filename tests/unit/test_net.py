@@ -428,6 +428,53 @@ async def test_an_answer_is_read_up_to_a_limit(session: net.Session, head: bytes
             await send(session, url)
 
 
+async def test_informational_answers_before_the_answer_have_a_limit(session: net.Session) -> None:
+    """Their reader (aiohttp) is a loop that lets nobody else run, so that no time limit would end it."""
+
+    async def flood(reader: Reader, writer: Writer) -> None:
+        await read_request(reader)
+        while True:
+            writer.write(b"HTTP/1.1 102 Processing\r\n\r\n" * 2_000)
+            await writer.drain()
+
+    async with serving(flood) as url:
+        for call in (net.send_once, net.ask):
+            with pytest.raises(net.MaybeSent, match="too large"):
+                await call(session, "POST", url, headers={}, body=b"{}", deadline_s=5)
+
+
+async def test_a_few_informational_answers_are_passed_over_each_time(session: net.Session) -> None:
+    async def answer(reader: Reader, writer: Writer) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 102 Processing\r\n\r\n" * 5 + OK)
+
+    async with serving(answer) as url:
+        for _ in range(6):
+            assert (await send(session, url)).body == b"ok"
+
+
+async def test_an_idle_connection_that_is_flooded_is_ended(session: net.Session) -> None:
+    answered, ended = asyncio.Event(), asyncio.Event()
+
+    async def flood(reader: Reader, writer: Writer) -> None:
+        await read_request(reader)
+        writer.write(OK)
+        await answered.wait()
+        try:
+            while True:
+                writer.write(OK)
+                await writer.drain()
+                await asyncio.sleep(0.001)
+        finally:
+            ended.set()
+
+    async with serving(flood) as url:
+        await send(session, url)
+        answered.set()
+        await asyncio.wait_for(ended.wait(), net.IDLE_CONNECTION_S / 3)
+
+
 async def test_the_largest_answer_is_read_whole(session: net.Session) -> None:
     async def answer(reader: Reader, writer: Writer) -> None:
         await read_request(reader)

@@ -2,7 +2,7 @@
 
 CLOSED ──▶ OPEN           too many troubles of different payers; declines and ordinary 4xx never count
 OPEN ──▶ HALF_OPEN        its time is over, and a call that moves nothing went well
-HALF_OPEN ──▶ CLOSED      the one call that was let through went well
+HALF_OPEN ──▶ CLOSED      a call that was let through went well: one at a time is, and more only where one takes long
 HALF_OPEN ──▶ OPEN        it did not
 """
 
@@ -17,6 +17,7 @@ WINDOW_CALLS = 20
 WINDOW_SHARE = 0.5
 OPEN_S = 10.0  # times 0.8 to 1.2; twice as long each time that the call which was let through went badly
 LONGEST_S = 40.0  # with jitter and the call that tries: back within a minute after the provider is
+MOST_TRIALS = 8  # places for calls in HALF_OPEN, after some that lasted without trouble
 REMEMBER_S = 300.0  # for availability
 BUCKET_S = 5.0
 
@@ -56,19 +57,20 @@ class Breaker:
     turn: int = 1
     _row: set[Hashable] = field(default_factory=set, repr=False)  # whose calls went badly since one went well
     _failed_tries: int = 0
-    _probing: bool = False
+    _places: int = 0  # how many more calls may begin in HALF_OPEN
     _buckets: deque[_Bucket] = field(default_factory=deque, repr=False)
 
     @property
     def lets_through(self) -> bool:
         """Whether a call that begins now would be let through."""
-        return self.state is State.CLOSED or (self.state is State.HALF_OPEN and not self._probing)
+        return self.state is State.CLOSED or (self.state is State.HALF_OPEN and self._places > 0)
 
     def begin(self) -> int | None:
-        """The turn in which this call begins; None: it may not be made. In HALF_OPEN one at a time may."""
+        """The turn in which this call begins; None: it may not be made. In HALF_OPEN one may (see `lasts`)."""
         if not self.lets_through:
             return None
-        self._probing = self.state is State.HALF_OPEN
+        if self.state is State.HALF_OPEN:
+            self._places -= 1
         return self.turn
 
     def good(self, now: float, began: int | None = None) -> None:
@@ -102,7 +104,7 @@ class Breaker:
         known = about in self._row
         self._row.add(about)
         if known:
-            self._probing = False
+            self._give_back(1)
         elif self.state is State.HALF_OPEN:
             self._failed_tries += 1
             self.open(now, jitter, trouble, rest_s)
@@ -112,7 +114,15 @@ class Breaker:
     def neither(self, began: int | None = None) -> None:
         """The call said nothing about the provider."""
         if began in (None, self.turn):
-            self._probing = False
+            self._give_back(1)
+
+    def lasts(self, began: int) -> None:
+        """The call has a connection and met no trouble for a while, such as one that awaits its payer.
+
+        Its place is another's, and there is one more, so that no payer keeps a network shut for all others.
+        """
+        if began == self.turn:
+            self._give_back(2)
 
     def open(self, now: float, jitter: float, trouble: Trouble = Trouble.OUTAGE, rest_s: float = 0.0) -> None:
         """Open it, or keep it open, for another while: for `rest_s` at least, where so much rest was asked for."""
@@ -140,8 +150,12 @@ class Breaker:
         return sum(bucket.good for bucket in recent), len(set[Hashable]().union(*(bucket.bad for bucket in recent)))
 
     def _change(self, state: State) -> None:
-        self.state, self._probing = state, False
+        self.state, self._places = state, int(state is State.HALF_OPEN)
         self.turn += 1
+
+    def _give_back(self, places: int) -> None:
+        if self.state is State.HALF_OPEN:
+            self._places = min(self._places + places, MOST_TRIALS)
 
     def _has_enough(self, now: float) -> bool:
         if len(self._row) >= IN_A_ROW:

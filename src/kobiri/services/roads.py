@@ -17,6 +17,7 @@ from kobiri.domain.ids import AccountId, ProviderReference, new_provider_referen
 from kobiri.domain.money import LARGEST_MINOR
 from kobiri.domain.outcome import Finding, NotSent, Outcome, Unknown, after_doubt
 from kobiri.domain.payment import Kind
+from kobiri.net import CONNECT_WITHIN_S
 from kobiri.providers.base import (
     Account,
     Operation,
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 CHECK_WITHIN_S = 8.0
 PLACE_WITHIN_S = 0.5  # a question that the pace lets wait for longer is due again later: it holds up a worker meanwhile
 LONGEST_LINE_S = 120.0
+LASTS_S = CONNECT_WITHIN_S + 2.0  # who has no answer by then has a connection, and trouble would show at once
 SENSE_IN_REPEATING_S = 1.0  # with less time than this left no repeat is begun
 DEGRADED_SHARE = 0.1
 
@@ -125,9 +127,14 @@ class Road:
         if turn is None:
             return NotSent(breaker.because, outage=False)
         began, outcome = self._clock(), None
+        lasts = None
+        if operation.status_query == "none":
+            lasts = asyncio.get_running_loop().call_later(LASTS_S, breaker.lasts, turn)
         try:
             outcome = await self._send(request, operation, began + within_s, first_byte_before)
         finally:
+            if lasts is not None:
+                lasts.cancel()
             # Where the payer is awaited inside of the call, its silence says nothing about the provider.
             waited_in_vain = operation.status_query == "none" and self._clock() - began >= within_s - 0.5
             self._count(call, turn, None if waited_in_vain else outcome, about=_wallet(request))

@@ -12,6 +12,7 @@ from kobiri.domain.breaker import (
     BUCKET_S,
     IN_A_ROW,
     LONGEST_S,
+    MOST_TRIALS,
     OPEN_S,
     REMEMBER_S,
     WINDOW_CALLS,
@@ -152,6 +153,31 @@ def test_a_late_answer_does_not_free_the_place_of_the_call_that_was_let_through(
     answer(breaker, how, T0 + 12, began=early)
     breaker.half_open()  # no more than it is already, where the late word said nothing
     assert not breaker.begin(), "a second call is let through while the first one is on its way"
+
+
+def test_a_call_that_lasts_without_trouble_gives_its_place_to_others_and_more_and_more_of_them() -> None:
+    breaker = opened()
+    breaker.half_open()
+    first = begin_all(breaker)
+    assert len(first) == 1
+    began = first
+    for places in (2, 4, MOST_TRIALS, MOST_TRIALS):
+        for turn in began:
+            breaker.lasts(turn)
+        assert breaker.state is State.HALF_OPEN
+        began = begin_all(breaker)
+        assert len(began) == places
+    breaker.bad(T0 + 60, 0.5, first[0])
+    assert breaker.state is State.OPEN, "trouble after all"
+    breaker.half_open()
+    for turn in (*first, *began):
+        breaker.lasts(turn)
+    assert len(begin_all(breaker)) == 1, "calls of before are of the past"
+
+
+def begin_all(breaker: Breaker) -> list[int]:
+    """As many calls as are let through, each by its turn."""
+    return [turn for _ in range(100) if (turn := breaker.begin()) is not None]
 
 
 def test_late_failures_of_before_it_opened_do_not_open_it_again() -> None:
