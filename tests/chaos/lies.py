@@ -17,7 +17,8 @@ Draw = Callable[[random.Random], Fault]
 
 WORDS = (["failed"], ["paid"], ["pending"], ["failed", "pending", "paid"], ["paid", "failed"], ["REVERSED"], [" "])
 ABSURD_RESTS = ("86400", "99999999999999999999", "-1", "NaN", "Fri, 31 Dec 9999 23:59:59 GMT")
-UNREADABLE = ("truncated", "array", "null", "empty", "nan", "deep", "bytes", "duplicate_keys")
+STRANGE = ("bom", "nan", "deep", "duplicate_keys")
+UNREADABLE = ("truncated", "array", "null", "empty", "bytes")
 
 
 def _view(dice: random.Random) -> Fault:
@@ -34,8 +35,8 @@ def _decision(dice: random.Random) -> Fault:
     return {"decision": dice.choice(("reject", "no_funds")), "prompt_ms": dice.randint(0, 2_000)}
 
 
-# One payment at a time, or a dozen answers in a row, which may be about a few. What a reader cannot read at all is told
-# in callbacks only: in an answer to a request it would look like an outage to anybody. A byte order mark can be read.
+# One payment at a time, or a dozen answers in a row, which may be about a few. What is no JSON object is told in
+# callbacks only: in an answer to a request it looks like an outage to anybody.
 ABOUT_A_PAYMENT: Mapping[str, Draw] = {
     "wrong_word": lambda dice: {"operation": "status", "words": dice.choice(WORDS)},
     "wrong_word by the dozen": lambda dice: {"words": ["REVERSED"], "times": dice.randint(A_DOZEN, 2 * A_DOZEN)},
@@ -49,8 +50,8 @@ ABOUT_A_PAYMENT: Mapping[str, Draw] = {
     "wrong_reference": lambda dice: {**_view(dice), "told": dice.choice((None, "another", "0" * 32))},
     "wrong_transaction": lambda dice: {"operation": dice.choice(("status", "create", "callback", "any"))},
     "charged_amount": lambda dice: {"amount": dice.choice(("0.01", "3.00", "9999"))},
-    "garbled": lambda _: {"operation": "status", "style": "bom"},
-    "garbled callbacks": lambda dice: {"operation": "callback", "style": dice.choice(("bom", *UNREADABLE))},
+    "garbled": lambda dice: {"operation": "status", "style": dice.choice(STRANGE)},
+    "garbled callbacks": lambda dice: {"operation": "callback", "style": dice.choice((*STRANGE, *UNREADABLE))},
     "premature": _claim,
     "contradicting": _claim,
     "lost": lambda _: {},
@@ -81,7 +82,10 @@ TO_EVERYBODY: Mapping[str, Draw] = {
     "403": lambda dice: {"kind": "error_before", "status": 403, "shape": dice.choice(("empty", "html"))},
     "503 for a week": lambda _: {"kind": "error_before", "status": 503, "retry_after": "604800"},
     "html_200": lambda dice: {"operation": dice.choice(("any", "create", "status")), "processed": dice.random() < 0.5},
-    "garbled": lambda dice: {"operation": dice.choice(("any", "create", "status")), "style": dice.choice(UNREADABLE)},
+    "garbled": lambda dice: {
+        "operation": dice.choice(("any", "create", "status")),
+        "style": dice.choice((*STRANGE, *UNREADABLE)),
+    },
     "wrong_reference": lambda _: {"operation": "status", "told": None},
     "wrong_word": lambda dice: {"operation": "status", "words": [dice.choice(("REVERSED", "pending"))]},
     "reset_before": lambda _: {},
