@@ -2,8 +2,8 @@
 
 from kobiri.store.migrations import dropped, owned_by_claimer, run_sql
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 
 CLAIM = """
 CREATE FUNCTION {name}(p_limit integer, p_lease_s double precision)
