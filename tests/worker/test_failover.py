@@ -545,5 +545,5 @@ async def test_callbacks_for_the_road_that_was_left_cause_few_questions_and_none
     (claim,) = await two.claim_earlier()
     await post_callback(two.api, callback(old, n=100))  # while somebody asks: the answer may be older
     async with gateway(two.api).db.tenant_transaction(claim.tenant_id) as tx:
-        await attempts.answered(tx, claim, 2, None)
+        await attempts.answered(tx, claim, None)
     assert await due_in() is not None

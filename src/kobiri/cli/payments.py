@@ -11,7 +11,7 @@ from kobiri.app import database, operating
 from kobiri.cli.output import ACTOR, Json, emit, fail, run, table
 from kobiri.config import Settings
 from kobiri.domain.ids import PaymentId, parse_id
-from kobiri.domain.outcome import Finding, Unknown
+from kobiri.domain.outcome import Finding, Succeeded, Unknown
 from kobiri.domain.payment import Payment
 from kobiri.services import reviews
 from kobiri.services.reviews import Case, Evidence
@@ -97,7 +97,7 @@ def resolve(
     payment_id: Id,
     as_: Annotated[Decision, typer.Option("--as", help="seen: a final payment needs no more attention.")],
     reason: Annotated[str, typer.Option(help="It stands in the merchant's audit log.")],
-    transaction_id: Annotated[str | None, typer.Option(help="The provider's id, where a statement names it.")] = None,
+    transaction_id: Annotated[str | None, typer.Option(help="The provider's id, where it names none itself.")] = None,
     arrived: Annotated[
         str | None, typer.Option(help="With --as failed: the amount that came instead; it is booked to suspense.")
     ] = None,
@@ -118,13 +118,22 @@ def resolve(
     payment, finding = run(json, work)
     asked = finding is not None and not isinstance(finding, Unknown)
     unasked = finding.reason if isinstance(finding, Unknown) else None
-    document = {**_facts(payment), "provider_asked": asked, "not_asked_because": unasked}
-    emit(json, document, lambda console: _tell_resolved(console, payment, unasked))
+    named = finding.provider_transaction_id if isinstance(finding, Succeeded) else None
+    overruled = transaction_id if transaction_id is not None and named not in (None, transaction_id) else None
+    document = {
+        **_facts(payment),
+        "provider_asked": asked,
+        "not_asked_because": unasked,
+        "transaction_id_not_taken": overruled,
+    }
+    emit(json, document, lambda console: _tell_resolved(console, payment, unasked, overruled))
 
 
-def _tell_resolved(console: Console, payment: Payment, unasked: str | None) -> None:
+def _tell_resolved(console: Console, payment: Payment, unasked: str | None, overruled: str | None) -> None:
     if unasked is not None:
         console.print(f"{payment.provider} could not be asked ({unasked}): your word decided.")
+    if overruled is not None:
+        console.print(f"{payment.provider} names another transaction id than {overruled!r}: its own stands.")
     console.print(f"{payment.id} is {payment.status}.")
     if payment.received is not None:
         money = f"{payment.received} {payment.received.currency}"

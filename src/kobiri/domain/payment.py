@@ -34,7 +34,7 @@ SEND_MARGIN = timedelta(minutes=1)  # a provider may queue what it was sent for 
 # So many not-founds over so much time, counted from the end of the last possible send, mean that nothing arrived.
 SOFT_PROOF = (3, timedelta(minutes=10))
 FIRM_PROOF = (2, timedelta(minutes=3))
-UNSETTLED_QUESTIONS = 6  # so many about a final payment without a firm word: a person must look
+UNSETTLED_QUESTIONS = 6  # after so many about a final payment without a firm word a person must look, and so on
 REVIEW_AFTER = timedelta(hours=1)  # an outcome unknown for so long is given to a person
 
 
@@ -213,14 +213,19 @@ def next_step(payment: Payment, now: datetime) -> Step:
     return Step.SEND if now < payment.send_before else Step.GIVE_UP
 
 
-def may_send_again(payment: Payment, *, dedupes: bool, account_fingerprint: str, now: datetime) -> bool:
-    """Whether a payment that the provider does not know may be sent once more under its reference.
+def may_send_again(
+    payment: Payment, *, dedupes: bool, repeats: bool, account_fingerprint: str, asked_at: datetime, now: datetime
+) -> bool:
+    """Whether a payment that the provider did not know at `asked_at` may be sent once more under its reference.
 
     Only the same reference, only to where the first one went, only where the operation dedupes by our reference,
-    and only while the order is wanted.
+    and only while the order is wanted. Without `repeats` no earlier request may be open any more when the provider is
+    asked. With the usual times the order is not wanted by then, so nothing is sent again.
     """
+    none_is_open = payment.sent_until is not None and asked_at >= payment.sent_until + SEND_MARGIN
     return (
         dedupes
+        and (repeats or none_is_open)
         and not payment.is_final
         and payment.accepted_at is None
         and payment.account_fingerprint == account_fingerprint
@@ -296,12 +301,11 @@ def resolved(payment: Payment, outcome: Outcome, reason: str, now: datetime, jit
 
 
 def seen(payment: Payment, reason: str) -> Change | None:
-    """A person has looked at a final payment, and needs to look no more."""
+    """A person has looked at a final payment, and needs to look no more. The provider is asked on, if it was."""
     if payment.review is None or not payment.is_final:
         return None
     event = EventDraft("payment.review_closed", {"review": payment.review, "reason": reason})
-    after = replace(payment, review=None, next_run_at=None, lease_token=None, version=payment.version + 1)
-    return Change(after, (event,))
+    return Change(replace(payment, review=None, version=payment.version + 1), (event,), keeps_schedule=True)
 
 
 def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime, jitter: float) -> Change | None:
@@ -358,12 +362,21 @@ def _fail(payment: Payment, code: FailureCode, provider_code: str | None, source
         checks=0,
         not_founds=0,
         first_not_found_at=None,
-        next_run_at=None,
+        next_run_at=sends_end(payment) if _may_be_on_its_way(payment, source, now) else None,
         lease_token=None,
         version=payment.version + 1,
     )
     event = EventDraft("payment.failed", {"source": source, "code": code, "provider_code": provider_code})
     return Change(after, (event,))
+
+
+def _may_be_on_its_way(payment: Payment, source: Source, now: datetime) -> bool:
+    """Whether a send of which nobody has told anything yet may still arrive: then the provider is asked afterwards.
+
+    The send's own word may be lost, with its process or with the database. What was acknowledged has arrived.
+    """
+    is_told = source is Source.SEND or payment.accepted_at is not None or payment.surely_unsent
+    return not is_told and now < sends_end(payment)
 
 
 def _review_after(payment: Payment, source: Source) -> Review | None:
@@ -409,10 +422,15 @@ def _not_found(payment: Payment, outcome: NotFound, source: Source, now: datetim
 
 
 def _one_not_found_more(payment: Payment, outcome: NotFound, now: datetime) -> tuple[Payment, datetime, bool]:
-    """The payment with it counted, when enough time has passed for a proof, and whether this one completes it."""
+    """The payment with it counted, when enough time has passed for a proof, and whether this one completes it.
+
+    What was not found before the sends had ended does not count, whoever counted it.
+    """
     times, span = FIRM_PROOF if outcome.firm else SOFT_PROOF
-    first = payment.first_not_found_at or now
-    after = replace(payment, not_founds=payment.not_founds + 1, first_not_found_at=first)
+    first, before = payment.first_not_found_at, payment.not_founds
+    if first is None or first < sends_end(payment):
+        first, before = now, 0
+    after = replace(payment, not_founds=before + 1, first_not_found_at=first)
     return after, first + span, after.not_founds >= times and now - first >= span
 
 
@@ -598,7 +616,7 @@ def _after_the_end(
     """What is said about a final payment: it changes no status, and is never lost."""
     change = _contradict(payment, outcome, source)
     if change is None and isinstance(outcome, Accepted) and source in (Source.SEND, Source.CHECK, Source.CALLBACK):
-        change = _deny(payment)
+        change = _deny(payment, now)
     if source is not Source.CHECK:
         return change
     # Who asked before it was final may answer late: silence about it asks for nothing then.
@@ -606,10 +624,13 @@ def _after_the_end(
     doubts = doubts and payment.status is not Status.REVERSED
     if doubts and isinstance(outcome, Accepted | Unknown):
         after = change.after if change else replace(payment, version=payment.version + 1)
+        after = _acknowledged(after, now) if isinstance(outcome, Accepted) else after
         return _ask_on(after, change.events if change else (), outcome, now, jitter)
     if doubts and isinstance(outcome, NotFound):
-        # Somebody spoke of it, and a provider's list may lag behind its callback: one not-found is no answer.
+        # Somebody spoke of it, and a provider's list may lag behind its callback: one not-found is no answer. About
+        # what is failed and was acknowledged none is.
         after, _, proven = _one_not_found_more(payment, outcome, now)
+        proven = proven and not _is_acknowledged_failure(payment)
         if not proven:
             return _ask_on(replace(after, version=payment.version + 1), (), outcome, now, jitter)
     if change is None and payment.review is Review.UNRESOLVED and not isinstance(outcome, NotFound):
@@ -626,13 +647,29 @@ def _end_question(payment: Payment, change: Change | None = None) -> Change | No
     return replace(change, after=after) if change else Change(after)
 
 
-def _deny(payment: Payment) -> Change | None:
-    """The provider has what we, and not it, declared failed: a person looks, whatever comes of it."""
-    if payment.failure_code not in OUR_OWN_FAILURES or payment.review is not None:
+def _deny(payment: Payment, now: datetime) -> Change | None:
+    """The provider has what is failed. Where we, and not it, declared that, a person looks, whatever comes of it."""
+    if payment.status is not Status.FAILED or _is_known_after_the_end(payment):
         return None
+    heard_at = max(now, payment.completed_at or now)  # the clock is an estimate
+    after = replace(_acknowledged(payment, now), accepted_at=heard_at, version=payment.version + 1)
+    if payment.failure_code not in OUR_OWN_FAILURES or payment.review is not None:
+        return Change(after, keeps_schedule=True)
     event = EventDraft("payment.review_needed", {"reason": Review.UNRESOLVED})
-    after = replace(payment, review=Review.UNRESOLVED, version=payment.version + 1)
-    return Change(after, (event,), keeps_schedule=True)
+    return Change(replace(after, review=Review.UNRESOLVED), (event,), keeps_schedule=True)
+
+
+def _is_known_after_the_end(payment: Payment) -> bool:
+    """Whether the provider has acknowledged a final payment since."""
+    return (
+        payment.accepted_at is not None
+        and payment.completed_at is not None
+        and payment.accepted_at >= payment.completed_at
+    )
+
+
+def _is_acknowledged_failure(payment: Payment) -> bool:
+    return payment.status is Status.FAILED and payment.accepted_at is not None
 
 
 def _ask_on(
@@ -643,7 +680,9 @@ def _ask_on(
     if isinstance(outcome, Unknown) and not outcome.asked:
         asked, delay = False, schedule.unasked_delay(jitter, outcome.retry_after_s)
     after = replace(after, checks=after.checks + asked, next_run_at=now + delay, lease_token=None)
-    if after.checks >= UNSETTLED_QUESTIONS and after.review is None and not isinstance(outcome, NotFound):
+    unsettled = asked and after.checks % UNSETTLED_QUESTIONS == 0
+    proves = isinstance(outcome, NotFound) and not _is_acknowledged_failure(after)
+    if unsettled and after.review is None and not proves:
         after = replace(after, review=Review.UNRESOLVED)
         events += (EventDraft("payment.review_needed", {"reason": Review.UNRESOLVED}),)
     return Change(after, events)

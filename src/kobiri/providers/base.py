@@ -23,7 +23,8 @@ class Operation:
     """What a provider can do with one kind of movement. No field has a default: each is a declaration.
 
     `dedupes`: a second request with the same reference of ours moves nothing. `repeats`: not even one that follows at
-    once, while the first may still be open; only where the provider promises it.
+    once, while the first may still be open; only where the provider promises it. Else a request leaves again only after
+    the first is surely over, which with the usual times is never.
     `status_query`: "none", "soft" (a not-found may still turn into a found), or "firm".
     `partial`: a part of the amount may be moved (refunds; the others always move what is asked).
     `needs`: optional fields that an account must have for it.

@@ -86,7 +86,7 @@ async def _ask_earlier_road(gateway: Gateway, earlier: EarlierRoad) -> None:
             account_fingerprint=earlier.account_fingerprint,
         )
         finding = Unknown("its provider account is gone") if road is None else await _find(gateway, road, there)
-        if isinstance(finding, Accepted | Succeeded):
+        if isinstance(finding, Succeeded) or (isinstance(finding, Accepted) and not earlier.known):
             await outcomes.suspect(
                 gateway.db,
                 read.payment,
@@ -97,19 +97,30 @@ async def _ask_earlier_road(gateway: Gateway, earlier: EarlierRoad) -> None:
                 Source.CHECK,
                 WORKER,
             )
-        checks, again_in = earlier.checks, None
-        if not isinstance(finding, Unknown) or finding.asked:
-            checks += 1
-        if isinstance(finding, Unknown) and finding.askable:
+        again_in = None
+        if _asks_on(earlier, finding):
             again_in = schedule.earlier_delay(earlier.checks, random.random())
-            if not finding.asked:
-                again_in = schedule.unasked_delay(random.random(), finding.retry_after_s)
-        if isinstance(finding, NotFound) and earlier.checks < EARLIER_NOT_FOUND_AGAIN:
-            again_in = schedule.earlier_delay(earlier.checks, random.random())  # its list may lag behind its callback
+        if isinstance(finding, Unknown) and not finding.asked:
+            again_in = schedule.unasked_delay(random.random(), finding.retry_after_s)
+        asked = not isinstance(finding, Unknown) or finding.asked
+        now_known = replace(earlier, checks=earlier.checks + asked, known=earlier.known or isinstance(finding, Accepted))
         async with gateway.db.tenant_transaction(earlier.tenant_id) as tx:
-            await attempts.answered(tx, earlier, checks, again_in)
+            await attempts.answered(tx, now_known, again_in)
     except KobiriError as error:  # it is due again when its lease ends
         log.warning("worker.earlier_road_failed", payment_id=earlier.payment_id, code=error.code)
+
+
+def _asks_on(earlier: EarlierRoad, finding: Finding) -> bool:
+    """Whether there is no firm word yet about a road that was left. A provider's list may lag behind its callback."""
+    match finding:
+        case Accepted():
+            return True
+        case Unknown():
+            return finding.askable
+        case NotFound():
+            return earlier.known or earlier.checks < EARLIER_NOT_FOUND_AGAIN
+        case _:
+            return False
 
 
 async def _send_by_any(gateway: Gateway, road: Road | None, read: Read, began: float) -> None:
@@ -158,10 +169,13 @@ async def _ask(gateway: Gateway, road: Road, read: Read, began: float) -> None:
         detail=getattr(finding, "reason", None),
         duration_ms=round((time.monotonic() - began) * 1000, 1),
     )
+    operation = road.operation(read.payment.kind)
     wanted_again = isinstance(finding, NotFound) and may_send_again(
         read.payment,
-        dedupes=road.operation(read.payment.kind).dedupes,
+        dedupes=operation.dedupes,
+        repeats=operation.repeats,
         account_fingerprint=road.provider.fingerprint_of(read.payment.kind),
+        asked_at=read.now,
         now=now,
     )
     if wanted_again and await _left_because(gateway, road, read.payment) is None:

@@ -98,7 +98,7 @@ async def resolve(
 ) -> tuple[Payment, Finding | None]:
     """Settle a payment by a person's word, which never overrules the provider's: that one is asked first.
 
-    `their_id` is the provider's transaction id, `arrived` an amount that came instead of the one that was asked for.
+    `their_id` is the provider's transaction id, where its answer now names none; `arrived` is an amount that came instead of the one that was asked for.
     Returns what the provider said too; None where nobody asked. Raises NotFound, Unprocessable (no reason, no such
     amount), Conflict (already final, the provider or the evidence says otherwise, the id is another payment's).
     """
@@ -176,7 +176,7 @@ async def _word(db: Database, payment: Payment, decision: Decision, finding: Fin
         if payment.received is not None and not agreed:
             raise Conflict(_another_amount(payment, payment.received))
         said = finding.provider_transaction_id if isinstance(finding, Succeeded) else None
-        return Succeeded(claim.provider_transaction_id or said)
+        return Succeeded(said or claim.provider_transaction_id)
     arrived = await _arrived(db, payment, finding, claim)
     code = FailureCode.AMOUNT_MISMATCH if arrived else FailureCode.RESOLVED_BY_OPERATOR
     return Declined(code, arrived=arrived)
@@ -187,7 +187,9 @@ async def _arrived(db: Database, payment: Payment, finding: Finding, claim: Succ
     if isinstance(finding, Succeeded) and not agrees(payment, finding):
         if claim.money is not None and finding.money is not None and claim.money != finding.money:
             raise Conflict(f"The provider says that {finding.money} {finding.money.currency} arrived.")
-        return replace(finding, money=finding.money or payment.money, told_in="the provider's answer")
+        their_id = finding.provider_transaction_id or claim.provider_transaction_id
+        money = finding.money or payment.money
+        return replace(finding, provider_transaction_id=their_id, money=money, told_in="the provider's answer")
     if claim.money is not None:
         return claim
     if payment.received is None or isinstance(finding, Declined):

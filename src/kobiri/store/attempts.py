@@ -9,7 +9,10 @@ from kobiri.store.db import Tx
 
 @dataclass(frozen=True, slots=True)
 class EarlierRoad:
-    """A road of a payment that was left, claimed to be asked about. `checks`: how often it was asked in vain."""
+    """A road of a payment that was left, claimed to be asked about.
+
+    `checks`: how often it was asked in vain. `known`: its provider said once that it has the reference.
+    """
 
     tenant_id: TenantId
     payment_id: PaymentId
@@ -19,6 +22,7 @@ class EarlierRoad:
     account_fingerprint: str
     provider_reference: ProviderReference
     checks: int
+    known: bool = False
 
 
 # Due five seconds after the last question at the earliest, and twice as long after each: strangers may hint as well.
@@ -29,7 +33,7 @@ WHERE tenant_id = $1 AND provider_reference = $2 AND NOT hinted
 """
 
 ANSWERED = """
-UPDATE attempts SET checks = $4, next_run_at = CASE
+UPDATE attempts SET checks = $4, known = $6, next_run_at = CASE
     WHEN hinted THEN greatest(now(), asked_at + interval '5 seconds' * (1 << least($4, 10)))
     ELSE now() + $5::interval END
 WHERE tenant_id = $1 AND payment_id = $2 AND attempt = $3
@@ -37,7 +41,8 @@ WHERE tenant_id = $1 AND payment_id = $2 AND attempt = $3
 
 
 CLAIM = """
-SELECT tenant_id, payment_id, attempt, provider, account_id, account_fingerprint, provider_reference, checks
+SELECT tenant_id, payment_id, attempt, provider, account_id, account_fingerprint, provider_reference, checks,
+    known
 FROM claim_attempts($1, $2)
 """
 
@@ -60,11 +65,15 @@ async def claim(tx: Tx, limit: int, lease_s: float) -> list[EarlierRoad]:
             account_fingerprint=row["account_fingerprint"],
             provider_reference=ProviderReference(str(row["provider_reference"])),
             checks=row["checks"],
+            known=row["known"],
         )
         for row in rows
     ]
 
 
-async def answered(tx: Tx, claim: EarlierRoad, checks: int, again_in: timedelta | None) -> None:
-    """Write down when to ask again, or that there is no need to (None). A hint that came meanwhile has its own need."""
-    await tx.execute(ANSWERED, claim.tenant_id, claim.payment_id, claim.attempt, checks, again_in)
+async def answered(tx: Tx, road: EarlierRoad, again_in: timedelta | None) -> None:
+    """Write down `checks` and `known`, and when to ask again, or that there is no need to (None).
+
+    A hint that came meanwhile has its own need.
+    """
+    await tx.execute(ANSWERED, road.tenant_id, road.payment_id, road.attempt, road.checks, again_in, road.known)

@@ -43,6 +43,7 @@ from kobiri.domain.payment import (
     raises_doubt,
     says_otherwise,
     seen,
+    sends_end,
     transition,
     unless_booked,
 )
@@ -154,6 +155,13 @@ def changes_nothing(
     payment: Payment, outcome: Outcome | Finding, source: Source, now: datetime = T0, attempts_ago: int = 0
 ) -> bool:
     return tell(payment, Word(outcome, source, now, attempts_ago=attempts_ago)).change is None
+
+
+def send_again(payment: Payment, now: datetime, *, repeats: bool = True) -> bool:
+    """For a provider that dedupes, asked at once where the first request went."""
+    return may_send_again(
+        payment, dedupes=True, repeats=repeats, account_fingerprint=FINGERPRINT, asked_at=now, now=now
+    )
 
 
 def begin(payment: Payment, now: datetime = T0) -> Payment:
@@ -347,7 +355,9 @@ def test_an_open_payment_is_always_due_some_day_and_a_final_one_until_it_is_answ
         assert (moment.after.completed_at is None) == (not moment.after.is_final)
         if moment.after.is_final and (moment.became or moment.word.source is Source.CHECK):
             assert moment.after.lease_token is None
-            assert (moment.after.next_run_at is not None) == (not moment.became and asks_on(moment))
+            assert (moment.after.next_run_at is not None) == (
+                moment.after.next_run_at == sends_end(moment.before) if moment.became else asks_on(moment)
+            )
 
 
 def asks_on(moment: Moment) -> bool:
@@ -623,11 +633,12 @@ def test_a_refused_repeat_is_no_word_about_the_first_request() -> None:
 
 @pytest.mark.parametrize("source", Source)
 def test_a_mismatch_shows_that_the_request_was_received(source: Source) -> None:
-    doubted = order(status=Status.TIMEOUT, not_founds=2, first_not_found_at=SEND_BEFORE)
+    ended = SEND_BEFORE + timedelta(minutes=1)
+    doubted = order(status=Status.TIMEOUT, not_founds=2, first_not_found_at=ended, sent_until=T0)
     later = SEND_BEFORE + timedelta(minutes=12)
     known = say(doubted, Succeeded("TX1", Money(700, "ZMW"), PAYER), source, later).after
     assert (known.accepted_at, known.not_founds, known.first_not_found_at) == (later, 0, None)
-    assert not may_send_again(known, dedupes=True, account_fingerprint=FINGERPRINT, now=T0)
+    assert not send_again(known, T0)
     for firm in (False, True):
         assert not say(known, NotFound(firm), Source.CHECK, later).after.is_final
 
@@ -843,9 +854,11 @@ def test_only_a_firm_word_contradicts(source: Source, status: Status, outcome: O
     paid = status is Status.FAILED and isinstance(outcome, Succeeded)
     # A declined send may be a repeat's, whose first request moved the money.
     unpaid = status is Status.SUCCESSFUL and isinstance(outcome, Declined) and source is not Source.SEND
-    if source is Source.CHECK and isinstance(outcome, Accepted) and status is Status.FAILED:
-        assert change is not None  # it is asked again, and nothing else
+    speaks_for_it = source in (Source.SEND, Source.CHECK, Source.CALLBACK)
+    if speaks_for_it and isinstance(outcome, Accepted) and status is Status.FAILED:
+        assert change is not None  # it is remembered, a check asks again, and nothing else
         assert (change.events, change.movement, change.after.review) == ((), None, None)
+        assert (change.after.accepted_at, change.keeps_schedule) == (EXPIRES, source is not Source.CHECK)
         return
     assert (change is not None) == (paid or unpaid)
     if change is None:
@@ -970,11 +983,60 @@ def test_a_question_without_a_firm_answer_stays_and_comes_to_a_person_in_the_end
     assert payment.review is Review.UNRESOLVED
     seen_by_one = seen(payment, "we know")
     assert seen_by_one is not None
-    assert (seen_by_one.after.review, seen_by_one.after.next_run_at) == (None, None)
+    assert (seen_by_one.after.review, seen_by_one.after.next_run_at) == (None, payment.next_run_at)
+    assert seen_by_one.keeps_schedule
+    told_again = [say(seen_by_one.after, answer, Source.CHECK, now)]
+    assert told_again[0].after.review is None, "what a person has seen does not come back at once"
+    for _ in range(5):
+        told_again.append(say(told_again[-1].after, answer, Source.CHECK, now))
+    assert told_again[-1].after.review is Review.UNRESOLVED, "and is not forgotten"
     late = say(payment, Succeeded("TX1") if payment.status is Status.FAILED else DECLINED, Source.CHECK, now)
     assert late.after.review is Review.CONTRADICTED
     agreed = say(payment, DECLINED if payment.status is Status.FAILED else Succeeded("TX1"), Source.CHECK, now)
     assert (agreed.after.review, agreed.after.next_run_at) == (None, None)
+
+
+def test_a_not_found_proves_nothing_about_a_failed_payment_that_was_acknowledged() -> None:
+    """Whether before it failed or after: it is asked on, and comes to a person in the end."""
+    before = replace(FAILED_THERE, accepted_at=T0 - TICK)
+    after = say(FAILED_THERE, NotFound(), Source.CHECK, EXPIRES).after
+    for heard in (Source.CHECK, Source.SEND, Source.CALLBACK):
+        known = say(after, Accepted(), heard, EXPIRES + timedelta(minutes=1)).after
+        assert (known.not_founds, known.first_not_found_at) == (0, None)
+        for payment, firm in product((before, known), (True, False)):
+            asked = [payment]
+            for n in range(6):
+                asked.append(say(asked[-1], NotFound(firm), Source.CHECK, EXPIRES + timedelta(hours=n)).after)
+                assert asked[-1].next_run_at is not None
+            assert asked[-1].review is Review.UNRESOLVED
+            assert say(asked[-1], DECLINED, Source.CHECK).after.next_run_at is None
+
+
+@given(open_orders, findings, st.sampled_from([one for one in Source if one is not Source.SEND]), moments_in_time)
+@quick
+def test_who_fails_a_payment_whose_send_may_be_open_leaves_a_question(
+    start: Payment, said: Finding, source: Source, now: datetime
+) -> None:
+    """The send's own word may be lost with its process, or with the database."""
+    moment = tell(start, Word(said, source, now))
+    if moment.became is not Status.FAILED:
+        return
+    ended = max(SEND_BEFORE, start.sent_until or SEND_BEFORE) + timedelta(minutes=1)
+    may_be_open = now < ended and not start.surely_unsent and start.accepted_at is None
+    assert moment.after.next_run_at == (ended if may_be_open else None)
+    if may_be_open:
+        early = say(moment.after, NotFound(True), Source.CHECK, ended - timedelta(minutes=4)).after
+        assert say(early, NotFound(True), Source.CHECK, ended).after.next_run_at is not None, "the first that counts"
+        assert say(moment.after, Accepted(), Source.CHECK, ended).after.next_run_at is not None
+        assert say(moment.after, DECLINED, Source.CHECK, ended).after.next_run_at is None
+
+
+@pytest.mark.parametrize("firm", [False, True])
+def test_not_founds_that_the_version_before_counted_too_early_do_not_count(firm: bool) -> None:
+    ended = SEND_BEFORE + timedelta(minutes=1)
+    counted = order(status=Status.TIMEOUT, not_founds=9, first_not_found_at=ended - TICK)
+    after = say(counted, NotFound(firm), Source.CHECK, EXPIRES).after
+    assert (after.status, after.not_founds, after.first_not_found_at) == (Status.TIMEOUT, 1, EXPIRES)
 
 
 @pytest.mark.parametrize("source", [Source.SEND, Source.CHECK, Source.CALLBACK])
@@ -1066,11 +1128,27 @@ def test_sending_again_needs_every_one_of_its_conditions() -> None:
         if may_send_again(
             order(status=status, accepted_at=accepted),
             dedupes=dedupes,
+            repeats=dedupes,
             account_fingerprint=fingerprint,
+            asked_at=now,
             now=now,
         )
     ]
     assert allowed == [(Status.PENDING, SEND_BEFORE - TICK), (Status.TIMEOUT, SEND_BEFORE - TICK)]
+
+
+def test_where_a_first_request_may_be_open_no_second_one_is_sent() -> None:
+    over = T0 + SEND_TAKES + timedelta(minutes=1)
+    slow = order(status=Status.TIMEOUT, sent_until=T0 + SEND_TAKES, send_before=over + timedelta(minutes=5))
+    for now, repeats in product((T0, over - TICK), (True, False)):
+        assert send_again(slow, now, repeats=repeats) == repeats
+    assert send_again(slow, over, repeats=False)
+    assert not may_send_again(
+        slow, dedupes=True, repeats=False, account_fingerprint=FINGERPRINT, asked_at=over - TICK, now=over
+    ), "it was asked before"
+    usual = order(status=Status.TIMEOUT, sent_until=T0 + SEND_TAKES)
+    assert not send_again(usual, over, repeats=False), "the order is not wanted by then"
+    assert not send_again(replace(slow, sent_until=None), over, repeats=False)
 
 
 # --- an honest provider is never contradicted ---------------------------------------------------------------
@@ -1117,8 +1195,7 @@ class HonestProvider(RuleBasedStateMachine):
         if self.payment.is_final:
             return False
         # The book may have changed since the provider was asked.
-        again = may_send_again(self.payment, dedupes=True, account_fingerprint=FINGERPRINT, now=self.now)
-        return next_step(self.payment, self.now) is Step.SEND or again
+        return next_step(self.payment, self.now) is Step.SEND or send_again(self.payment, self.now)
 
     @rule(seconds=st.sampled_from([1, 10, 30, 59, 60, 120, 300, 600]))
     def time_passes(self, seconds: int) -> None:

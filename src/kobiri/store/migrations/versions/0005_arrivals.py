@@ -96,12 +96,15 @@ OLD_ROWS = """
 ALTER TABLE payments NO FORCE ROW LEVEL SECURITY;
 ALTER TABLE ledger_entries NO FORCE ROW LEVEL SECURITY;
 INSERT INTO arrivals (tenant_id, id, payment_id, provider, account_fingerprint, amount_minor, currency, why, source,
-    told_in, created_at)
+    told_in, created_at, cleared_at)
 SELECT p.tenant_id, gen_random_uuid(), p.id, p.provider, p.account_fingerprint, -l.amount_minor, l.currency,
     CASE p.failure_code WHEN 'resolved_by_operator' THEN 'mismatched' ELSE 'late' END, 'check', 'the payment''s events',
-    l.created_at
+    l.created_at, (
+        SELECT min(c.created_at) FROM ledger_entries c
+        WHERE c.tenant_id = l.tenant_id AND c.payment_id = l.payment_id AND c.account = 'suspense'
+          AND c.reason IN ('given_to_merchant', 'returned'))
 FROM ledger_entries l JOIN payments p ON p.tenant_id = l.tenant_id AND p.id = l.payment_id
-WHERE l.account = 'suspense';
+WHERE l.account = 'suspense' AND l.reason = 'arrived_unexpectedly';
 UPDATE payments p SET received_minor = a.amount_minor, received_currency = a.currency
 FROM arrivals a WHERE a.tenant_id = p.tenant_id AND a.payment_id = p.id;
 
@@ -160,6 +163,26 @@ CREATE TRIGGER hold_transaction BEFORE INSERT ON arrivals FOR EACH ROW
     WHEN (NEW.transaction_id IS NOT NULL) EXECUTE FUNCTION hold_arrived_transaction();
 """
 
+# A process of the version before, which may still run while this schema is there, books money without its arrival.
+OLD_PROCESSES = """
+CREATE FUNCTION add_arrival() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    INSERT INTO arrivals (tenant_id, id, payment_id, provider, account_fingerprint, amount_minor, currency, why, source,
+        told_in)
+    SELECT p.tenant_id, gen_random_uuid(), p.id, p.provider, p.account_fingerprint, -NEW.amount_minor, NEW.currency,
+        CASE p.failure_code WHEN 'resolved_by_operator' THEN 'mismatched' ELSE 'late' END, 'check',
+        'the payment''s events'
+    FROM payments p WHERE p.tenant_id = NEW.tenant_id AND p.id = NEW.payment_id;
+    UPDATE payments SET received_minor = -NEW.amount_minor, received_currency = NEW.currency
+    WHERE tenant_id = NEW.tenant_id AND id = NEW.payment_id;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER add_arrival AFTER INSERT ON ledger_entries FOR EACH ROW
+    WHEN (NEW.arrival_id IS NULL AND NEW.account = 'suspense' AND NEW.reason = 'arrived_unexpectedly')
+    EXECUTE FUNCTION add_arrival();
+"""
+
 DEFINER_FUNCTIONS = {"hold_settled_transaction()": "kobiri_api", "hold_arrived_transaction()": "kobiri_api"}
 
 GRANTS = """
@@ -198,6 +221,7 @@ def upgrade() -> None:
     run_sql(LEDGER)
     run_sql(OLD_ROWS)
     run_sql(TRIGGERS)
+    run_sql(OLD_PROCESSES)
     run_sql(GRANTS)
     for table in ("arrivals", "proposals"):
         run_sql(walls(table))
@@ -206,6 +230,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     run_sql("DROP TRIGGER hold_transaction ON payments; DROP TRIGGER hold_transaction ON arrivals;")
+    run_sql("DROP TRIGGER add_arrival ON ledger_entries; DROP FUNCTION add_arrival();")
     run_sql(dropped(*DEFINER_FUNCTIONS))
     run_sql(OLD_LEDGER)
     run_sql("DROP TABLE proposals; DROP TABLE arrivals; DROP INDEX payments_transaction;")

@@ -6,7 +6,8 @@ revision = "0007"
 down_revision = "0006"
 
 TABLES = """
--- `hinted`: a hint came that no question was asked for yet; `hinted_at`: when that question is due.
+-- `hinted`: a hint came that no question was asked for yet; `hinted_at`: when that question is due. `known`: the
+-- provider of a road that was left said that it has the reference.
 ALTER TABLE payments ADD COLUMN hinted boolean NOT NULL DEFAULT false;
 ALTER TABLE payments DROP CONSTRAINT payments_check;
 ALTER TABLE payments ADD CONSTRAINT payments_open_is_due
@@ -14,7 +15,8 @@ ALTER TABLE payments ADD CONSTRAINT payments_open_is_due
 
 ALTER TABLE attempts
     ADD COLUMN hinted boolean NOT NULL DEFAULT false, ADD COLUMN asked_at timestamptz,
-    ADD COLUMN checks integer NOT NULL DEFAULT 0, ADD COLUMN next_run_at timestamptz;
+    ADD COLUMN checks integer NOT NULL DEFAULT 0, ADD COLUMN known boolean NOT NULL DEFAULT false,
+    ADD COLUMN next_run_at timestamptz;
 CREATE INDEX attempts_due ON attempts (next_run_at) WHERE next_run_at IS NOT NULL;
 """
 
@@ -39,7 +41,7 @@ $$;
 CREATE FUNCTION claim_attempts(p_limit integer, p_lease_s double precision)
 RETURNS TABLE (
     tenant_id uuid, payment_id uuid, attempt smallint, provider text, account_id uuid, account_fingerprint text,
-    provider_reference uuid, checks integer
+    provider_reference uuid, checks integer, known boolean
 )
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
     UPDATE attempts a
@@ -52,7 +54,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $
     ) due
     WHERE a.tenant_id = due.tenant_id AND a.payment_id = due.payment_id AND a.attempt = due.attempt
     RETURNING a.tenant_id, a.payment_id, a.attempt, a.provider, a.account_id, a.account_fingerprint,
-        a.provider_reference, a.checks
+        a.provider_reference, a.checks, a.known
 $$;
 
 -- A key goes when its life is over and its payment is final. Returns how many rows went.
@@ -121,7 +123,8 @@ REVOKE ALL ON FUNCTION claim_payments(integer, double precision), purge_idempote
 
 OLD_TABLES = """
 DROP INDEX attempts_due;
-ALTER TABLE attempts DROP COLUMN hinted, DROP COLUMN asked_at, DROP COLUMN checks, DROP COLUMN next_run_at;
+ALTER TABLE attempts DROP COLUMN hinted, DROP COLUMN asked_at, DROP COLUMN checks, DROP COLUMN known,
+    DROP COLUMN next_run_at;
 -- The table's wall stands before its owner, too.
 ALTER TABLE payments NO FORCE ROW LEVEL SECURITY;
 UPDATE payments SET next_run_at = NULL, lease_token = NULL
