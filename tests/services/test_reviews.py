@@ -14,7 +14,7 @@ from kobiri import net
 from kobiri.domain import webhook
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import PaymentId, TenantId, new_id
-from kobiri.domain.outcome import Declined, FailureCode
+from kobiri.domain.outcome import Declined, FailureCode, Succeeded
 from kobiri.services import checking, outcomes, reviews
 from kobiri.services.reviews import Decision, Operator
 from kobiri.store import payments
@@ -101,6 +101,19 @@ async def test_a_provider_that_says_paid_is_not_overruled(api: Api, simulator: S
         await resolve(api, payment_id, "failed")
     assert (await read(api, payment_id))["status"] == "SUCCESSFUL"
     assert "payment.resolved" not in await history(api, payment_id)
+
+
+async def test_the_transaction_id_that_the_provider_names_is_the_one(api: Api, simulator: Simulator) -> None:
+    payment_id = await lost_at_mtn(api, simulator)
+    reference = (await read(api, payment_id))["provider_reference"]
+    await charged(simulator, reference)
+    road = gateway(api).roads.receiver("mtn")
+    assert road is not None
+    said = await road.find("collection", reference)
+    assert isinstance(said, Succeeded)
+    await age(api.database, "2 minutes")
+    await resolve(api, payment_id, "successful", "TYPO-1")
+    assert (await read(api, payment_id))["provider_transaction_id"] == said.provider_transaction_id is not None
 
 
 async def test_a_provider_that_says_failed_is_not_overruled(api: Api, simulator: Simulator) -> None:

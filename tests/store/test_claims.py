@@ -60,7 +60,7 @@ async def test_of_two_roads_that_were_left_the_one_that_is_due_is_asked(db: Data
     assert (claimed.payment_id, claimed.attempt) == (payment.id, 1)
     assert await due() == [(1, 1), (2, 60)]
     async with db.tenant_transaction(payment.tenant_id) as tx:
-        await attempts.answered(tx, claimed, 1, 10 * MINUTE)
+        await attempts.answered(tx, claimed, 10 * MINUTE)
     assert await due() == [(1, 10), (2, 60)]
 
 

@@ -13,10 +13,13 @@ import asyncpg
 import pytest
 
 from kobiri import embedded
+from kobiri.domain.money import Money
+from kobiri.domain.outcome import Declined, FailureCode, Source, Succeeded
+from kobiri.services import outcomes, suspense
 from kobiri.store.db import Database, DatabaseRefused
 from kobiri.store.migrations import run as migrations
 from tests.conftest import LOGIN, PASSWORD, Cluster, TestDatabase
-from tests.store.builders import lock_awaited
+from tests.store.builders import AUTHOR, insert, lock_awaited, make_payment, make_tenant
 from tests.structure.catalogue import violations
 
 pytestmark = pytest.mark.usefixtures("alone_with_roles")
@@ -218,3 +221,38 @@ async def test_what_older_versions_booked_is_taken_along(cluster: Cluster) -> No
             assert await superuser.fetchval("SELECT count(*) FROM ledger_entries") == 2
         finally:
             await superuser.close()
+
+
+async def test_what_a_process_of_the_version_before_books_is_listed_and_not_booked_again(
+    empty: TestDatabase,
+) -> None:
+    """It may run while the schema is new, and knows no arrivals."""
+    await migrate(empty)
+    db = await Database.open(empty.dsn, pool_size=1)
+    payment = await insert(db, make_payment(await make_tenant(db)))
+    declined = Declined(FailureCode.PROVIDER_ERROR)
+    failed = await outcomes.apply(db, payment, declined, Source.SEND, payment.created_at, AUTHOR)
+    async with db.tenant_transaction(payment.tenant_id) as tx:
+        await tx.execute(
+            "INSERT INTO ledger_entries (tenant_id, payment_id, reason, account, amount_minor, currency)"
+            " SELECT $1, $2, 'arrived_unexpectedly', l.account, l.minor, 'ZMW'"
+            " FROM (VALUES ('provider:mtn', 1000), ('suspense', -1000)) AS l (account, minor)",
+            payment.tenant_id,
+            payment.id,
+        )
+    [waiting] = await suspense.waiting(db)
+    assert (waiting.payment_id, waiting.money) == (payment.id, Money(1_000, "ZMW"))
+    assert waiting.id is not None
+    said = Succeeded("TX1", Money(1_000, "ZMW"))
+    await outcomes.apply(db, failed, said, Source.CHECK, payment.created_at, AUTHOR)
+    assert await empty.value("SELECT received_minor FROM payments") == 1_000
+    assert await empty.value("SELECT sum(amount_minor)::bigint FROM ledger_entries WHERE account = 'suspense'") == -1000
+
+    # And what was cleared is so after a way back and forth.
+    await suspense.clear(db, waiting.id, "returned", "paid back", "operator:test")
+    await db.close()
+    while await empty.value("SELECT version_num FROM alembic_version") != "0004":
+        await revert(empty)
+    await migrate(empty)
+    [again] = await empty.fetch("SELECT amount_minor, cleared_at IS NOT NULL AS cleared FROM arrivals")
+    assert (again["amount_minor"], again["cleared"]) == (1_000, True)

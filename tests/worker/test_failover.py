@@ -12,7 +12,9 @@ import pytest
 from aiohttp import web
 
 from kobiri.domain.ids import ProviderReference
+from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
+from kobiri.domain.outcome import Accepted, Declined, Finding, NotFound, Succeeded, Unknown
 from kobiri.providers import registry
 from kobiri.providers.base import Account, ProviderSpec
 from kobiri.providers.mtn.adapter import SPEC, MtnProvider
@@ -412,6 +414,15 @@ async def rerouted_and_waiting(two: Two) -> tuple[dict[str, Any], dict[str, Any]
     return payment, payment | {"provider_reference": str(left["provider_reference"])}
 
 
+async def settled_at_the_first(two: Two, reference: ProviderReference) -> None:
+    """Wait until the first road has a firm word about what it was sent after all."""
+
+    async def settled() -> bool:
+        return isinstance(await two.first.provider.find("collection", reference, within_s=5), Succeeded | Declined)
+
+    await eventually(settled)
+
+
 @pytest.mark.parametrize("road", ["taken", "left"])
 async def test_a_provider_is_not_heard_about_a_reference_of_another_one(two: Two, road: str) -> None:
     """Both platform accounts have no id, and each of the two may sign: the provider itself must tell them apart."""
@@ -479,11 +490,7 @@ async def test_a_road_that_knows_what_it_was_never_sent_gives_the_payment_to_a_p
     asked = order(reference=ProviderReference(old["provider_reference"]), payer=Msisdn(payer))
     await two.first.provider.send(asked, within_s=5, first_byte_before=None)
 
-    async def settled_there() -> bool:
-        said = await two.first.provider.find("collection", asked.reference, within_s=5)
-        return type(said).__name__ in ("Succeeded", "Declined")
-
-    await eventually(settled_there)
+    await settled_at_the_first(two, asked.reference)
     assert (await post_callback(two.api, callback(old))).status_code == 200
     await checking.ask_earlier_roads(gateway(two.api))
     after = await read(two.api, payment["id"])
@@ -533,10 +540,12 @@ async def test_callbacks_for_the_road_that_was_left_cause_few_questions_and_none
     await post_callback(two.api, callback(old))
     await two.simulator.clear_faults()
     await two.first.provider.send(asked, within_s=5, first_byte_before=None)
+    await settled_at_the_first(two, asked.reference)
+    before = await questions()
     await two.api.database.fetch("UPDATE attempts SET next_run_at = now()")
     assert await asks() == 1
     assert (await read(two.api, payment["id"]))["review"] == "mismatched"
-    assert (await questions(), await due_in()) == (2, None)
+    assert (await questions(), await due_in()) == (before + 1, None)
     await post_callback(two.api, callback(old, n=99))
     seconds = await due_in()
     assert seconds is not None
@@ -547,3 +556,27 @@ async def test_callbacks_for_the_road_that_was_left_cause_few_questions_and_none
     async with gateway(two.api).db.tenant_transaction(claim.tenant_id) as tx:
         await attempts.answered(tx, claim, None)
     assert await due_in() is not None
+
+
+async def test_a_road_that_was_left_and_knows_it_is_asked_until_it_has_a_firm_word(two: Two) -> None:
+    payment, old = await rerouted_and_waiting(two)
+    paid = Succeeded("4711", Money(1_000, "ZMW"), payment["payer"])
+    words: list[Finding] = [Accepted(), Accepted(), *(8 * [NotFound()]), Unknown("HTTP 503"), paid]
+    answers = iter(words)
+
+    async def find(*_: Any, **__: Any) -> Finding:
+        return next(answers)
+
+    two.first.provider.find = find  # type: ignore[method-assign]
+    await post_callback(two.api, callback(old, status="PENDING"))
+    for n in range(len(words)):
+        assert await checking.ask_earlier_roads(gateway(two.api)) == 1, n
+        if n == 0:
+            assert (await read(two.api, payment["id"]))["review"] == "mismatched"
+            await two.api.database.fetch("UPDATE payments SET review = NULL")
+        elif n < len(words) - 1:
+            assert (await read(two.api, payment["id"]))["review"] is None, "what a person has seen is no news"
+        await two.api.database.fetch("UPDATE attempts SET next_run_at = now() WHERE next_run_at IS NOT NULL")
+    assert await checking.ask_earlier_roads(gateway(two.api)) == 0
+    assert (await read(two.api, payment["id"]))["review"] == "mismatched"
+    assert await ledger(two.api, payment["id"]) == {"provider:mtn": 1_000, "suspense": -1_000}

@@ -1,12 +1,13 @@
 """What somebody says about a payment that is final: no status changes, and no word is lost."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kobiri.domain.ids import PaymentId, TenantId
-from kobiri.domain.outcome import Accepted, Outcome, Source, Unknown
+from kobiri.domain.outcome import Accepted, Declined, FailureCode, Outcome, Source, Unknown
 from kobiri.services import outcomes
 from kobiri.store import payments
 from kobiri.store.payments import Author
@@ -15,6 +16,7 @@ from tests.api.steps import (
     callback,
     charged,
     check,
+    end_leases,
     eventually,
     gateway,
     history,
@@ -190,3 +192,45 @@ async def test_a_send_that_answers_after_the_end_is_never_lost(
     assert await work(api) == 1
     assert (await read(api, payment["id"]))["review"] == "contradicted"
     assert await ledger(api, payment["id"]) == STRAY
+
+
+@pytest.mark.parametrize("source", [Source.STATEMENT, Source.CALLBACK, Source.CHECK])
+async def test_the_word_of_an_open_send_of_a_failed_payment_is_asked_for_where_its_process_died(
+    api: Api, simulator: Simulator, source: Source
+) -> None:
+    """Or where the database was away just then: nobody but the provider knows of the send."""
+    payment = (await api.pay()).json()
+    await charged(simulator, payment["provider_reference"])
+    # As if the sender had not come so far as to write down what MTN answered.
+    await api.database.fetch("UPDATE payments SET accepted_at = NULL, lease_token = gen_random_uuid()")
+    tenant_id = TenantId(api.tenant_id)
+    async with gateway(api).db.tenant_transaction(tenant_id) as tx:
+        found = await payments.get(tx, tenant_id, PaymentId(payment["id"]))
+    assert found is not None
+    unheld = replace(found.payment, lease_token=None)
+    said = Declined(FailureCode.PROVIDER_ERROR)
+    await outcomes.apply(gateway(api).db, unheld, said, source, found.now, Author("test"))
+    failed = await read(api, payment["id"])
+    assert failed["status"] == "FAILED"
+    await end_leases(api.database)
+    assert await work(api) == 1
+    await is_contradicted_once(api, failed)
+
+
+async def test_a_person_who_has_seen_it_ends_no_question(api: Api, simulator: Simulator) -> None:
+    payment = await failed_unheard(api, simulator)
+    await simulator.fault(kind="wrong_word", words=["pending"], times=2)
+    await post_callback(api, callback(payment), secret=None)
+    assert await work(api) == 1
+    assert (await read(api, payment["id"]))["review"] == "unresolved"
+    for _ in range(2):
+        async with gateway(api).db.operator_transaction() as tx:
+            found = await payments.find(tx, PaymentId(payment["id"]))
+        assert found is not None
+        if found[1].review is not None:
+            await outcomes.seen(gateway(api).db, found[1], "we know", Author("operator:test"))
+        assert (await read(api, payment["id"]))["review"] is None
+        assert await due_in(api, payment) is not None
+        await make_due(api.database)
+        assert await work(api) == 1
+    await is_contradicted_once(api, payment)

@@ -537,3 +537,19 @@ async def test_nothing_is_due_when_all_is_final(api: Api) -> None:
     await until(api, payment["id"], "SUCCESSFUL")
     await make_due(api.database)
     assert await work(api) == 0
+
+
+async def test_where_no_repeat_is_promised_no_second_request_leaves_beside_an_open_one(
+    make_api: ApiFactory, simulator: Simulator
+) -> None:
+    values = kobiri_app.simulated_environment(simulator.url)
+    airtel = {name.lower(): value for name, value in values.items() if name.startswith("AIRTEL_")}
+    api = await make_api(**airtel, airtel_timeout_seconds=1)
+    await simulator.fault(provider="airtel", kind="latency", operation="create", ms=3_000)
+    slow = problem(await api.pay(payer="260971234567"), 504, "provider_timeout")
+    for _ in range(3):
+        await end_leases(api.database)
+        assert await work(api) == 1
+    asked = await simulator.requests(provider="airtel")
+    assert [r["operation"] for r in asked if r["operation"] in ("create", "status")] == ["create"] + 3 * ["status"]
+    assert (await read(api, slow["payment_id"]))["status"] == "TIMEOUT"

@@ -98,7 +98,8 @@ async def resolve(
 ) -> tuple[Payment, Finding | None]:
     """Settle a payment by a person's word, which never overrules the provider's: that one is asked first.
 
-    `their_id` is the provider's transaction id, where its answer now names none; `arrived` is an amount that came instead of the one that was asked for.
+    `their_id` is the provider's transaction id, where its answer now names none. `arrived` is an amount that came
+    instead of the one that was asked for.
     Returns what the provider said too; None where nobody asked. Raises NotFound, Unprocessable (no reason, no such
     amount), Conflict (already final, the provider or the evidence says otherwise, the id is another payment's).
     """

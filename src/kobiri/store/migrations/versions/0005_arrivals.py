@@ -186,7 +186,7 @@ CREATE TRIGGER add_arrival AFTER INSERT ON ledger_entries FOR EACH ROW
 DEFINER_FUNCTIONS = {"hold_settled_transaction()": "kobiri_api", "hold_arrived_transaction()": "kobiri_api"}
 
 GRANTS = """
-REVOKE ALL ON FUNCTION hold_settled_transaction(), hold_arrived_transaction() FROM PUBLIC;
+REVOKE ALL ON FUNCTION hold_settled_transaction(), hold_arrived_transaction(), add_arrival() FROM PUBLIC;
 GRANT SELECT, INSERT, UPDATE ON arrivals, proposals TO kobiri_api;
 GRANT SELECT ON arrivals, proposals TO kobiri_operator;
 GRANT SELECT ON arrivals TO kobiri_claimer;
