@@ -103,7 +103,9 @@ async def _ask_earlier_road(gateway: Gateway, earlier: EarlierRoad) -> None:
         if isinstance(finding, Unknown) and not finding.asked:
             again_in = schedule.unasked_delay(random.random(), finding.retry_after_s)
         asked = not isinstance(finding, Unknown) or finding.asked
-        now_known = replace(earlier, checks=earlier.checks + asked, known=earlier.known or isinstance(finding, Accepted))
+        now_known = replace(
+            earlier, checks=earlier.checks + asked, known=earlier.known or isinstance(finding, Accepted)
+        )
         async with gateway.db.tenant_transaction(earlier.tenant_id) as tx:
             await attempts.answered(tx, now_known, again_in)
     except KobiriError as error:  # it is due again when its lease ends
