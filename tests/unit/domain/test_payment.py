@@ -1012,7 +1012,12 @@ def test_a_not_found_proves_nothing_about_a_failed_payment_that_was_acknowledged
             assert say(asked[-1], DECLINED, Source.CHECK).after.next_run_at is None
 
 
-@given(open_orders, findings, st.sampled_from([one for one in Source if one is not Source.SEND]), moments_in_time)
+@given(
+    open_orders,
+    st.builds(Declined, codes, maybe_text) | findings,
+    st.sampled_from([one for one in Source if one is not Source.SEND]),
+    st.integers(0, 200).map(lambda s: T0 + timedelta(seconds=s)) | moments_in_time,
+)
 @quick
 def test_who_fails_a_payment_whose_send_may_be_open_leaves_a_question(
     start: Payment, said: Finding, source: Source, now: datetime
