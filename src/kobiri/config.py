@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSou
 
 from kobiri.domain import webhook
 from kobiri.domain.address import host_of, on_this_machine
-from kobiri.domain.credential import wrong_with
+from kobiri.domain.credential import wrong_with, wrong_with_signing_secret
 from kobiri.domain.envelope import MasterKeys
 from kobiri.domain.errors import KobiriError
 from kobiri.domain.money import LARGEST_MINOR, read_largest
@@ -28,6 +28,13 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 
 class ConfigurationError(Exception):
     """One sentence for the person who starts Kobiri."""
+
+
+SIGNING_SECRETS = tuple(
+    f"{provider}_webhook_secret{end}"
+    for provider in ("mtn", "airtel", "zamtel", "pawapay")
+    for end in ("", "_previous")
+)
 
 
 class Settings(BaseSettings):
@@ -197,8 +204,8 @@ class Settings(BaseSettings):
     @field_validator("public_base_url", "mtn_base_url", "airtel_base_url", "zamtel_base_url", "pawapay_base_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
-        if value is not None and (host_of(value) is None or set(value) & set("?#@")):
-            raise ValueError("must be an address such as https://pay.example.com, without a query or a password")
+        if value is not None and (host_of(value) is None or set(value) & set("?#@%")):
+            raise ValueError("must be an address such as https://pay.example.com, without a query, a password or a %")
         return value.rstrip("/") if value is not None else None
 
     @field_validator("database_url", "database_migration_url")
@@ -226,6 +233,13 @@ class Settings(BaseSettings):
     def _master_keys(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             MasterKeys.parse(value.get_secret_value())
+        return value
+
+    @field_validator(*SIGNING_SECRETS)
+    @classmethod
+    def _signing_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and (wrong := wrong_with_signing_secret(value.get_secret_value())) is not None:
+            raise ValueError(wrong)
         return value
 
     @field_validator("operator_webhook_url")

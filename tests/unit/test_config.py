@@ -26,21 +26,21 @@ SECRETS = {
     "OPERATOR_WEBHOOK_SECRET": "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMmh1",
     "MTN_DISBURSEMENT_API_KEY": "hunter2",
     "MTN_DISBURSEMENT_SUBSCRIPTION_KEY": "hunter2",
-    "MTN_WEBHOOK_SECRET": "hunter2",
-    "MTN_WEBHOOK_SECRET_PREVIOUS": "hunter2",
+    "MTN_WEBHOOK_SECRET": "hunter2" * 3,
+    "MTN_WEBHOOK_SECRET_PREVIOUS": "hunter2" * 3,
     "ZAMTEL_THIRD_PARTY_ID": "hunter2",
     "ZAMTEL_PASSWORD": "hunter2",
     "ZAMTEL_CREDENTIAL": "hunter2",
-    "ZAMTEL_WEBHOOK_SECRET": "hunter2",
-    "ZAMTEL_WEBHOOK_SECRET_PREVIOUS": "hunter2",
+    "ZAMTEL_WEBHOOK_SECRET": "hunter2" * 3,
+    "ZAMTEL_WEBHOOK_SECRET_PREVIOUS": "hunter2" * 3,
     "PAWAPAY_API_TOKEN": "hunter2",
-    "PAWAPAY_WEBHOOK_SECRET": "hunter2",
-    "PAWAPAY_WEBHOOK_SECRET_PREVIOUS": "hunter2",
+    "PAWAPAY_WEBHOOK_SECRET": "hunter2" * 3,
+    "PAWAPAY_WEBHOOK_SECRET_PREVIOUS": "hunter2" * 3,
     "AIRTEL_CLIENT_SECRET": "hunter2",
     "AIRTEL_PIN": "hunter2",
     "AIRTEL_CALLBACK_KEY": "hunter2",
-    "AIRTEL_WEBHOOK_SECRET": "hunter2",
-    "AIRTEL_WEBHOOK_SECRET_PREVIOUS": "hunter2",
+    "AIRTEL_WEBHOOK_SECRET": "hunter2" * 3,
+    "AIRTEL_WEBHOOK_SECRET_PREVIOUS": "hunter2" * 3,
 }
 
 
@@ -140,6 +140,8 @@ def test_every_setting_that_sounds_secret_is_kept_as_one() -> None:
         ({"MTN_DISBURSEMENT_API_KEY": "hunter2"}, "MTN_DISBURSEMENT_API_USER"),
         ({"PUBLIC_BASE_URL": "http://[hunter2"}, "PUBLIC_BASE_URL"),
         ({"OPERATOR_WEBHOOK_SECRET": "hunter2"}, "OPERATOR_WEBHOOK_SECRET"),
+        ({"MTN_WEBHOOK_SECRET": "fifteen letters"}, "MTN_WEBHOOK_SECRET"),
+        ({"AIRTEL_WEBHOOK_SECRET_PREVIOUS": "a"}, "AIRTEL_WEBHOOK_SECRET_PREVIOUS"),
         ({"OPERATOR_WEBHOOK_SECRET": "whsec_aHVudGVyMg=="}, "OPERATOR_WEBHOOK_SECRET"),
         ({"OPERATOR_WEBHOOK_URL": "ftp://hunter2"}, "OPERATOR_WEBHOOK_URL"),
         ({"OPERATOR_WEBHOOK_URL": "https://ops.example.com/hunter2"}, "OPERATOR_WEBHOOK_URL"),
@@ -265,7 +267,13 @@ def test_a_key_in_pem_has_lines_and_an_old_pepper_stays_what_it_is(monkeypatch: 
 
 @pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields if name.endswith("_base_url")])
 def test_an_address_holds_no_password(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    for address in ("https://me:hunter2@x.example", "https://x.example#@hunter2", "https://x.example/?hunter2", "//x"):
+    for address in (
+        "https://me:hunter2@x.example",
+        "https://x.example#@hunter2",
+        "https://x.example/?hunter2",
+        "//x",
+        "https://x/%50",
+    ):
         with pytest.raises(ConfigurationError, match=f"^{name}: ") as refused:
             load(monkeypatch, **{name: address})
         assert "hunter2" not in str(refused.value)

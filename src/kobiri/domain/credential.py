@@ -1,5 +1,7 @@
 """What may be a credential, or another text that a provider is sent: one rule, whoever gives it."""
 
+MIN_SIGNING_SECRET = 16  # characters; who guesses it settles payments that nobody paid
+
 PEM = "-----BEGIN "  # such a key has several lines
 
 
@@ -14,3 +16,9 @@ def wrong_with(text: str) -> str | None:
     if len(lines) == 1 and text != text.strip():
         return "begins or ends with a space"
     return None
+
+
+def wrong_with_signing_secret(text: str) -> str | None:
+    """The same of a secret by which we believe what is signed."""
+    short = f"must have at least {MIN_SIGNING_SECRET} characters; make one with: openssl rand -hex 32"
+    return wrong_with(text) or (short if len(text) < MIN_SIGNING_SECRET else None)

@@ -13,7 +13,7 @@ import structlog
 
 from kobiri.domain import envelope
 from kobiri.domain.address import is_loopback
-from kobiri.domain.credential import wrong_with
+from kobiri.domain.credential import wrong_with, wrong_with_signing_secret
 from kobiri.domain.envelope import CannotOpen, MasterKeys
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import AccountId, TenantId, new_id
@@ -236,7 +236,8 @@ def _check_wish(spec: ProviderSpec, wish: Wish) -> None:
         if given is not None and not 1 <= len(given) <= MAX_VALUE:
             raise Unprocessable(f"{name} must have 1 to {MAX_VALUE} characters.")
         _check_text(name, given or "")
-    _check_text("webhook_secret", wish.webhook_secret or "")
+    if wish.webhook_secret and (wrong := wrong_with_signing_secret(wish.webhook_secret)) is not None:
+        raise Unprocessable(f"webhook_secret {wrong}.")
     if not 1 <= len(wish.name) <= MAX_NAME or not wish.name.isprintable():
         raise Unprocessable(f"The name must have 1 to {MAX_NAME} printable characters.")
     if wish.base_url is not None and not _is_safe_address(wish.base_url):
@@ -257,7 +258,7 @@ def _is_safe_address(url: str) -> bool:
         return False
     plain = parts.scheme == "http" and is_loopback(host)
     # A password would be shown by every list; urlsplit takes line breaks out without a word.
-    bare = bool(host) and port != 0 and url.isascii() and url.isprintable() and not set(url) & set("@?# \\")
+    bare = bool(host) and port != 0 and url.isascii() and url.isprintable() and not set(url) & set("@?#% \\")
     return bare and len(url) <= 2048 and (parts.scheme == "https" or plain)
 
 
