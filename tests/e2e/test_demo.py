@@ -244,7 +244,7 @@ async def test_no_request_of_a_demo_leaves_loopback(tmp_path: Path) -> None:
             return "The payment is SUCCESSFUL." in process.text
 
         await eventually(paid, "the demo's payment")
-        (tmp_path / "account.json").write_text('{"api_token": "production"}')
+        (tmp_path / "account.json").write_text('{"api_token": "in production use"}')
         there = [
             "--base-url",
             "https://pawapay.example.com",

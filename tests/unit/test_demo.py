@@ -60,7 +60,7 @@ def value_of(name: str) -> str:
     spec = registry.BY_ID[name.split("_", 1)[0]].spec
     field = name.removeprefix(f"{spec.id}_")
     choices = next((known.choices for known in spec.fields if known.name == field), ())
-    return choices[0] if choices else VALUES.get(field, "production")
+    return choices[0] if choices else VALUES.get(field, "in production use")
 
 
 def combinations_of(provider: str) -> Iterator[list[str]]:
@@ -85,7 +85,7 @@ def test_whatever_is_set_of_a_provider_no_account_leads_off_this_machine(decide:
             variables.pop("mtn_collection_subscription_key", None)
         if provider == "mtn" and any("disbursement" in name for name in named):
             parts = ("api_user", "api_key", "subscription_key")
-            variables |= {f"mtn_disbursement_{part}": "production" for part in parts}
+            variables |= {f"mtn_disbursement_{part}": "in production use" for part in parts}
         spelt = {dice.choice((name, name.upper(), name.title())): value for name, value in variables.items()}
         in_file = {name for name in spelt if dice.random() < 0.5}
         file = {name: spelt[name] for name in in_file}
@@ -97,7 +97,7 @@ def test_whatever_is_set_of_a_provider_no_account_leads_off_this_machine(decide:
         assert (refused is not None) == (bool(variables) and base_url != HERE), variables
         if refused is not None:
             assert refused.split(" ")[0].strip(":").lower() in variables
-            assert "production" not in refused
+            assert "in production use" not in refused
             continue
         found = accounts_of(environment)
         assert {other: found.get(other) for other in registry.BY_ID if other != provider} == {
@@ -167,7 +167,7 @@ def test_a_child_takes_no_other_spelling_and_no_file_that_changed_meanwhile(deci
 
 def test_a_process_of_the_demo_refuses_a_providers_own_address() -> None:
     """Its default is the operator's sandbox, which is not on this machine either."""
-    settings = Settings(kobiri_demo=True, pawapay_api_token=SecretStr("production"))
+    settings = Settings(kobiri_demo=True, pawapay_api_token=SecretStr("in production use"))
     with pytest.raises(ConfigurationError, match=r"^PAWAPAY_BASE_URL: "):
         registry.platform_account(settings, registry.BY_ID["pawapay"].spec)
 
