@@ -7,18 +7,19 @@ from typing import Any
 import asyncpg
 import pytest
 
-from kobiri.domain.errors import Conflict, NotFound, Unprocessable
+from kobiri.domain.errors import Conflict, DatabaseUnavailable, NotFound, Unprocessable
 from kobiri.domain.ids import PaymentId, TenantId, new_id, new_provider_reference
 from kobiri.domain.ledger import Arrival, Why
 from kobiri.domain.money import Money
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Source, Succeeded, Unknown
 from kobiri.domain.payment import Payment, Review, Status, paid_twice
-from kobiri.services import outcomes, reviews
+from kobiri.services import outcomes, proposals, reviews
 from kobiri.services import suspense as books
 from kobiri.store.db import PLATFORM, Database
 from tests.api.steps import SECRET, age, callback, charged, check, gateway, ledger, post_callback, read, signature
 from tests.conftest import Api, ApiFactory, Simulator, TestDatabase
 from tests.services.test_reviews import ACTOR, WHY, lost_at_mtn, lost_at_zamtel
+from tests.services.test_statements import by_facts, reconcile
 from tests.store.builders import AUTHOR, get, insert, make_payment, make_tenant
 
 NINE, TEN = Money(900, "ZMW"), Money(1_000, "ZMW")
@@ -109,6 +110,48 @@ async def test_a_signed_callback_again_after_a_person_has_seen_it_is_no_error(
     after = await read(api, payment["id"])
     assert (after["status"], after["review"], after["received_amount"]) == ("FAILED", None, "10.00")
     assert await ledger(api, payment["id"]) == {"provider:mtn": 1_000, "suspense": -1_000}
+
+
+async def test_money_that_came_stays_in_the_books_when_its_provider_says_failed_later(
+    db: Database, database: TestDatabase, tenant_id: TenantId
+) -> None:
+    payment = await timed_out(db, tenant_id)
+    await hear(db, payment, Succeeded("X", NINE))
+    for source in (Source.CHECK, Source.CALLBACK, Source.STATEMENT):
+        after = await hear(db, payment, Declined(FailureCode.PROVIDER_ERROR), source)
+        assert (after.status, after.received, after.review) == (Status.FAILED, NINE, Review.MISMATCHED)
+    await hear(db, payment, Succeeded("X", NINE), Source.STATEMENT)
+    assert await suspense(database) == [900]
+    [entry] = await books.waiting(db)
+    assert (entry.why, entry.money) == (Why.MISMATCHED, NINE)
+
+
+@pytest.mark.parametrize("source", [Source.SEND, Source.CHECK, Source.CALLBACK])
+async def test_a_second_transaction_of_a_paid_payment_is_seen_once_and_not_booked(
+    db: Database, database: TestDatabase, tenant_id: TenantId, source: Source
+) -> None:
+    payment = await timed_out(db, tenant_id)
+    await hear(db, payment, Succeeded("X", TEN))
+    for said in (Succeeded("X", TEN), Succeeded(None, TEN)):
+        assert (await hear(db, payment, said, source)).review is None
+    after = await hear(db, payment, Succeeded("Y", TEN), source)
+    assert (after.status, after.provider_transaction_id, after.review) == ("SUCCESSFUL", "X", Review.CONTRADICTED)
+    told = json.loads(await database.value("SELECT data FROM events WHERE type = 'payment.contradicted'"))
+    assert (told["provider_says"], told["provider_transaction_id"]) == ("another transaction", "Y")
+    await close_review(db, payment)
+    assert (await hear(db, payment, Succeeded("Y", TEN), source)).review is None, "what was seen is no news"
+    assert (await hear(db, payment, Succeeded("Z", TEN), source)).review is Review.CONTRADICTED
+    assert await suspense(database) == []
+
+
+@pytest.mark.parametrize("settled_by", [Source.STATEMENT, Source.PERSON])
+async def test_an_id_of_a_statement_or_a_person_may_be_of_another_kind(
+    db: Database, tenant_id: TenantId, settled_by: Source
+) -> None:
+    payment = await timed_out(db, tenant_id)
+    await hear(db, payment, Succeeded("STATEMENT-1", TEN), settled_by)
+    for source in (Source.CHECK, Source.CALLBACK):
+        assert (await hear(db, payment, Succeeded("X", TEN), source)).review is None
 
 
 # --- one transaction id, one payment --------------------------------------------------------------------------------
@@ -235,6 +278,61 @@ async def test_what_a_statement_says_arrived_is_a_persons_to_tell(api: Api, simu
     after = await read(api, payment_id)
     assert (after["failure"]["code"], after["received_amount"]) == ("amount_mismatch", "9.00")
     assert await ledger(api, payment_id) == {"provider:mtn": 900, "suspense": -900}
+
+
+async def test_a_space_makes_no_transaction_id_another(make_api: ApiFactory, simulator: Simulator) -> None:
+    api, first = await lost_at_zamtel(make_api, simulator)
+    second = (await api.pay(payer="260951234568")).json()["payment_id"]
+    await age(api.database, "2 minutes")
+    await reviews.resolve(gateway(api), PaymentId(first), "successful", WHY, ACTOR, " MP-1")
+    assert (await read(api, first))["provider_transaction_id"] == "MP-1"
+    with pytest.raises(Conflict, match="'MP-1' is that of payment"):
+        await reviews.resolve(gateway(api), PaymentId(second), "successful", WHY, ACTOR, "MP-1 ")
+
+
+# --- a line that a person accepts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+async def test_an_accepted_line_of_a_payment_that_failed_meanwhile_is_late_money(
+    api: Api, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, *, interrupted: bool
+) -> None:
+    await simulator.fault(kind="payer", decision="reject", prompt_ms=0)
+    payment_id, db = PaymentId(await lost_at_mtn(api, simulator)), gateway(api).db
+    payment = (await reviews.evidence(db, payment_id)).payment
+    await reconcile(db, [by_facts(payment)])
+    [proposal] = await proposals.waiting(db)
+    if interrupted:  # the database is away when the money is to be booked
+
+        async def away(*_: Any) -> Any:
+            raise DatabaseUnavailable(retry_after_s=1)
+
+        await reviews.check(gateway(api), payment_id, ACTOR)
+        with monkeypatch.context() as patched:
+            patched.setattr(outcomes, "apply", away)
+            with pytest.raises(DatabaseUnavailable):
+                await proposals.accept(gateway(api), proposal.id, WHY, ACTOR)
+        [proposal] = await proposals.waiting(db)
+    after = await proposals.accept(gateway(api), proposal.id, WHY, ACTOR)
+    assert (after.status, after.review) == (Status.FAILED, Review.CONTRADICTED)
+    assert await suspense(api.database) == [1_000]
+    with pytest.raises(Conflict, match="accepted already"):
+        await proposals.accept(gateway(api), proposal.id, WHY, ACTOR)
+    assert await suspense(api.database) == [1_000]
+
+
+async def test_an_acceptance_that_was_cut_short_is_finished_though_its_payment_failed_meanwhile(
+    api: Api, simulator: Simulator
+) -> None:
+    """The process died between the person's word and the payment, and the worker heard that it failed."""
+    await simulator.fault(kind="payer", decision="reject", prompt_ms=0)
+    payment_id, db = PaymentId(await lost_at_mtn(api, simulator)), gateway(api).db
+    await reconcile(db, [by_facts((await reviews.evidence(db, payment_id)).payment)])
+    [proposal] = await proposals.waiting(db)
+    await api.database.fetch("UPDATE proposals SET accepted = true, decided_at = now()")
+    await reviews.check(gateway(api), payment_id, ACTOR)
+    assert (await proposals.accept(gateway(api), proposal.id, WHY, ACTOR)).status is Status.FAILED
+    assert await suspense(api.database) == [1_000]
 
 
 # --- money of nobody here, as a signed callback tells it -------------------------------------------------------------

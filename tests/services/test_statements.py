@@ -378,6 +378,84 @@ async def test_what_was_reversed_settles_nothing_and_is_given_to_a_person(
     assert (await reconcile(db, lines)).changed == 0
 
 
+def reversal(payment: Payment, number: int, **over: Any) -> StatementLine:
+    return line_of(payment, number, **({"direction": "out", "reverses": True} | over))
+
+
+THREE = Money(300, "ZMW")
+TAKEN_BACK: list[tuple[list[dict[str, Any]], int, bool]] = [  # lines of a failed payment, what stays, who must look
+    ([{"their_id": "A"}, {"their_id": "B"}, {"their_id": "B", "reverses": True}], 1_000, True),
+    ([{"their_id": "A"}, {"their_id": "A", "reverses": True, "money": THREE}], 1_000, True),  # a part
+    ([{"their_id": "A"}, {"their_id": "R", "reverses": True}], 0, False),  # its id is its own
+    ([{"their_id": "A"}, {"their_id": "B"}, {"their_id": "R", "reverses": True}], 2_000, True),  # of which?
+    ([{"their_id": "A"}, {"their_id": "A", "reverses": True, "status": "failed"}], 1_000, True),  # not taken back
+    ([{"their_id": "A"}, {"status": "failed"}], 1_000, True),
+    ([{"their_id": None}, {"their_id": None, "at": None}], 1_000, True),
+]
+
+
+@pytest.mark.parametrize(("overs", "stays", "looks"), TAKEN_BACK, ids=str)
+async def test_a_reversal_takes_back_its_own_charge_alone(
+    db: Database, database: TestDatabase, made: Maker, overs: list[dict[str, Any]], stays: int, *, looks: bool
+) -> None:
+    payment = await made(Status.FAILED)
+    lines = [line_of(payment, number, **over) for number, over in enumerate(overs, start=2)]
+    await reconcile(db, lines)
+    assert (await booked(database)).get("suspense", 0) == -stays
+    after = (await get(db, payment)).payment
+    assert (after.status, after.review is not None) == (Status.FAILED, looks)
+    assert (await reconcile(db, lines)).changed == 0
+
+
+async def test_what_a_reversal_leaves_settles_an_open_payment_unless_nobody_can_tell(
+    db: Database, database: TestDatabase, made: Maker
+) -> None:
+    clear, unclear = await made(Status.TIMEOUT), await made(Status.TIMEOUT)
+    lines = [
+        line_of(clear, 2, their_id="A"), line_of(clear, 3, their_id="B"), reversal(clear, 4, their_id="B"),
+        line_of(unclear, 5, their_id="C"), reversal(unclear, 6, their_id="C", money=THREE),
+    ]  # fmt: skip
+    await reconcile(db, lines)
+    after = (await get(db, clear)).payment
+    assert (after.status, after.provider_transaction_id, after.review) == ("SUCCESSFUL", "A", Review.CONTRADICTED)
+    after = (await get(db, unclear)).payment
+    assert (after.status, after.review) == (Status.TIMEOUT, Review.MISMATCHED)
+    assert (await booked(database)).get("suspense") is None
+    assert (await reconcile(db, lines)).changed == 0
+
+
+async def test_late_money_that_goes_back_is_told_once(db: Database, database: TestDatabase, made: Maker) -> None:
+    payment = await made(Status.FAILED)
+    await reconcile(db, [line_of(payment, 2)])
+    await outcomes.seen(db, (await get(db, payment)).payment, "noted", AUTHOR)
+    went = [reversal(payment, 2)]
+    await reconcile(db, went, sha256="1" * 64)
+    after = (await get(db, payment)).payment
+    assert (after.review, (await history(database, payment))[-1]) == (Review.CONTRADICTED, "payment.contradicted")
+    await outcomes.seen(db, after, "noted", AUTHOR)
+    assert (await reconcile(db, went, sha256="2" * 64)).changed == 0
+
+
+async def test_a_reversal_of_other_money_is_told_of_an_open_payment(
+    db: Database, database: TestDatabase, made: Maker
+) -> None:
+    payment = await made(Status.TIMEOUT)
+    await reconcile(db, [line_of(payment, 2, money=THREE)])
+    before = len(await history(database, payment))
+    for _ in range(2):
+        await reconcile(db, [reversal(payment, 2, money=THREE)], sha256="1" * 64)
+        assert len(await history(database, payment)) == before + 1
+
+
+async def test_what_a_person_has_seen_is_no_news_in_the_same_file(db: Database, made: Maker) -> None:
+    paid, refused = await made(Status.SUCCESSFUL, "T2"), await made(Status.SUCCESSFUL)
+    lines = [line_of(paid, 2), reversal(paid, 3, their_id="T2"), failed(refused, 4)]
+    await reconcile(db, lines)
+    for one in (paid, refused):
+        await outcomes.seen(db, (await get(db, one)).payment, "settled with MTN", AUTHOR)
+    assert (await reconcile(db, lines)).changed == 0
+
+
 async def test_a_reversal_of_another_systems_payment_is_nothing_of_ours(db: Database, made: Maker) -> None:
     payment = await made(Status.TIMEOUT)
     found = await reconcile(db, [by_facts(payment, direction="out", reverses=True)])

@@ -53,6 +53,10 @@ OUR_OWN_FAILURES = frozenset(
     {FailureCode.NOT_RECEIVED, FailureCode.PROVIDER_UNAVAILABLE, FailureCode.RESOLVED_BY_OPERATOR}
 )
 
+# Where a provider's answers come from: their transaction ids are of one kind.
+ANSWERS = frozenset({Source.SEND, Source.CHECK, Source.CALLBACK})
+ANOTHER_TRANSACTION = "another transaction"
+
 Mode = Literal["live", "test"]
 Kind = Literal["collection", "payout", "refund"]
 
@@ -282,6 +286,36 @@ def unless_booked(payment: Payment, change: Change, booked: Sequence[Arrival]) -
     return replace(change, after=replace(change.after, received=received))
 
 
+def unless_told(payment: Payment, change: Change, history: Sequence[EventDraft]) -> Change | None:
+    """The change, or None where its word against the payment stands in `history` (oldest first) already.
+
+    What a person has seen stays seen, whoever repeats it.
+    """
+    if change.movement is not None or (change.after.status, change.after.received) != (
+        payment.status,
+        payment.received,
+    ):
+        return change
+    if not (payment.is_final or change.keeps_schedule):
+        return change
+    told = {_gist(event) for event in history}
+    # A statement or a person may have settled it with an id of another kind.
+    settled = [event for event in history if event.type == "payment.succeeded"]
+    comparable = all(event.data["source"] in ANSWERS for event in settled)
+    if any(
+        _gist(event) not in told and (comparable or event.data.get("provider_says") != ANOTHER_TRANSACTION)
+        for event in change.events
+    ):
+        return change
+    return _end_question(payment) if change.after.next_run_at is None else None
+
+
+def _gist(event: EventDraft) -> tuple[object, ...]:
+    """What an event says, whoever brought it and wherever it stands."""
+    names = ("detail", "provider_says", "provider_transaction_id", "received_amount", "received_currency")
+    return (event.type, *(event.data.get(name) for name in names))
+
+
 def anothers_money(payment: Payment, outcome: Succeeded, source: Source, now: datetime, jitter: float) -> Change | None:
     """What becomes of a success whose transaction id belongs to another payment: a person looks, nothing is settled."""
     detail = "its transaction id belongs to another payment"
@@ -344,10 +378,13 @@ def _decline(
     if source is Source.SEND and (payment.sent_before or not answers_this_attempt):
         return _unknown(payment, Unknown(f"repeat refused: {outcome.provider_code}"), source, now, jitter)
     change = _fail(payment, outcome.code, outcome.provider_code, source, now)
-    if outcome.arrived is not None:
-        movement = _arrived(payment, outcome.arrived, Why.MISMATCHED, source)
-        return replace(change, movement=movement, after=replace(change.after, received=outcome.arrived.money))
-    return change
+    arrived = outcome.arrived
+    if arrived is None and payment.received is not None:  # a later word does not undo what came
+        arrived = Succeeded(money=payment.received, told_in="the payment's events")
+    if arrived is None:
+        return change
+    movement = _arrived(payment, arrived, Why.MISMATCHED, source)
+    return replace(change, movement=movement, after=replace(change.after, received=arrived.money))
 
 
 def _fail(payment: Payment, code: FailureCode, provider_code: str | None, source: Source, now: datetime) -> Change:
@@ -562,15 +599,21 @@ def paid_twice(payment: Payment, said: Succeeded, source: Source) -> Change | No
     return _contradicted(payment, "paid twice", source, said, _arrived(payment, said, Why.TWICE, source))
 
 
-def reversed_there(payment: Payment, source: Source) -> Change | None:
-    """The provider lists a reversal: what it means for a payment that is not failed, a person must find out."""
-    if payment.status is Status.FAILED or payment.review in (Review.CONTRADICTED, Review.MISMATCHED):
+def reversed_there(
+    payment: Payment, transaction_id: str | None, told_in: str, source: Source, *, arrived: bool
+) -> Change | None:
+    """The provider lists a reversal: what it means for money that is in our books, a person must find out.
+
+    `arrived`: money of this payment was booked to suspense.
+    """
+    if payment.status is Status.FAILED and not arrived:
         return None
+    said = Succeeded(transaction_id, told_in=told_in)
     if payment.is_final:
-        return _contradicted(payment, "reversed", source, None)
-    event = EventDraft("payment.mismatched", {"source": source, "detail": "the provider reversed it"})
+        return _contradicted(payment, "reversed", source, said)
+    facts = {"source": source, "detail": "the provider reversed it"}
     after = replace(payment, review=Review.MISMATCHED, version=payment.version + 1)
-    return Change(after, (event,), keeps_schedule=True)
+    return Change(after, (EventDraft("payment.mismatched", facts | _evidence(said)),), keeps_schedule=True)
 
 
 def _arrived(payment: Payment, said: Succeeded, why: Why, source: Source) -> Movement:
@@ -596,7 +639,9 @@ def says_otherwise(payment: Payment, said: Accepted | Succeeded | Declined) -> b
     """Whether somebody's word is against a final status, so that the provider must be asked once more."""
     match payment.status:
         case Status.SUCCESSFUL:
-            return isinstance(said, Declined) or (isinstance(said, Succeeded) and not agrees(payment, said))
+            if isinstance(said, Succeeded):
+                return not agrees(payment, said) or _another_transaction(payment, said, Source.CALLBACK) is not None
+            return isinstance(said, Declined)
         case Status.FAILED:
             return not isinstance(said, Declined)
         case _:
@@ -699,9 +744,18 @@ def _contradict(payment: Payment, outcome: Outcome | Finding, source: Source) ->
     if payment.status is Status.SUCCESSFUL and isinstance(outcome, Declined) and source is not Source.SEND:
         return _contradicted(payment, "failed", source, None)
     if payment.status is Status.SUCCESSFUL and isinstance(outcome, Succeeded):
-        said_otherwise = _mismatch(payment, outcome)
+        said_otherwise = _mismatch(payment, outcome) or _another_transaction(payment, outcome, source)
         return _contradicted(payment, said_otherwise, source, outcome) if said_otherwise else None
     return None
+
+
+def _another_transaction(payment: Payment, said: Succeeded, source: Source) -> str | None:
+    """Whether a provider's answer names another transaction than the one that settled the payment.
+
+    Perhaps the payer paid twice. Nothing is booked on that: a statement tells of both, or of one.
+    """
+    ids = (said.provider_transaction_id, payment.provider_transaction_id)
+    return ANOTHER_TRANSACTION if source in ANSWERS and None not in ids and ids[0] != ids[1] else None
 
 
 def _contradicted(

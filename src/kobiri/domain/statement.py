@@ -695,6 +695,28 @@ def judge(line: StatementLine, ours: Counterpart) -> Verdict:
             assert_never(ours.status)
 
 
+def taken_back(lines: Sequence[StatementLine]) -> set[int]:
+    """Of the lines of one payment, the numbers of those whose money came and went again, and of their reversals.
+
+    A reversal belongs to the charge with its transaction id and amount; else to those of its amount, where as many went
+    as came: where fewer went, nobody can tell which.
+    """
+    came = [line for line in lines if line.status == "successful" and not line.reverses]
+    went = [line for line in lines if line.status == "successful" and line.reverses]
+    by_id = {(line.their_id, line.money): line for line in came}
+    gone: set[int] = set()
+    for reversal in went:
+        own = by_id.pop((reversal.their_id, reversal.money), None)
+        if own is not None and own.their_id is not None:
+            gone |= {own.number, reversal.number}
+    came, went = [[line for line in some if line.number not in gone] for some in (came, went)]
+    for money in {line.money for line in went}:
+        here, back = [[line.number for line in some if line.money == money] for some in (came, went)]
+        if len(here) == len(back):
+            gone |= {*here, *back}
+    return gone
+
+
 def own_line(lines: Sequence[StatementLine], ours: Counterpart) -> StatementLine | None:
     """Of several lines under one payment's reference or id, the one that is the payment's own; None: nobody can tell.
 

@@ -130,8 +130,8 @@ def readable(read: Callable[[Object], T], answer: Object) -> T | None:
 
 
 def cut(foreign: str | None) -> str | None:
-    """Keep what a log, a database and a screen can show of a foreign word."""
-    return "".join(filter(str.isprintable, foreign))[:MAX_CODE] or None if foreign else None
+    """Keep what a log, a database and a screen can show of a foreign word: spaces around it are no part of it."""
+    return "".join(filter(str.isprintable, foreign)).strip()[:MAX_CODE].rstrip() or None if foreign else None
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Object:

@@ -11,9 +11,11 @@ import structlog
 from kobiri.domain import ledger
 from kobiri.domain.errors import Busy, Conflict
 from kobiri.domain.ids import ProviderReference
+from kobiri.domain.ledger import Arrival
 from kobiri.domain.outcome import Accepted, Finding, Outcome, Source, Succeeded
 from kobiri.domain.payment import (
     Change,
+    EventDraft,
     Payment,
     anothers_money,
     earlier_road_speaks,
@@ -22,9 +24,10 @@ from kobiri.domain.payment import (
     resolved,
     transition,
     unless_booked,
+    unless_told,
 )
 from kobiri.domain.payment import seen as close_review
-from kobiri.store import arrivals, idempotency, payments
+from kobiri.store import arrivals, events, idempotency, payments
 from kobiri.store.arrivals import TransactionTaken
 from kobiri.store.db import CommitUnknown, Database, LockTimeout
 from kobiri.store.payments import Answer, Author
@@ -32,6 +35,7 @@ from kobiri.store.payments import Answer, Author
 log = structlog.get_logger(__name__)
 
 TRIES = 3
+AGAINST = frozenset({"payment.contradicted", "payment.mismatched"})
 
 
 def no_answer(_payment: Payment) -> Answer | None:
@@ -172,7 +176,7 @@ async def _write(
     for _ in range(TRIES):
         change, written = None, False
         try:
-            change = await _unless_booked(db, payment, decide(payment, now))
+            change = await _unless_known(db, payment, decide(payment, now))
             if change is None:
                 await _keep_answer(db, payment, answer(payment))
                 return payment, False
@@ -197,11 +201,18 @@ async def _write(
     raise Busy("Too many things happen to this payment at once.", retry_after_s=1)
 
 
-async def _unless_booked(db: Database, payment: Payment, change: Change | None) -> Change | None:
-    """What is booked already is a fact: it is not booked again, and is no news. Raises TransactionTaken."""
-    if change is None or change.movement is None or change.movement.arrival is None:
-        return change
-    told = change.movement.arrival
+async def _unless_known(db: Database, payment: Payment, change: Change | None) -> Change | None:
+    """What is booked or told already is a fact: it is not booked again, and is no news. Raises TransactionTaken."""
+    if change is not None and change.movement is not None and change.movement.arrival is not None:
+        return await _unless_booked(db, payment, change, change.movement.arrival)
+    if change is not None and any(event.type in AGAINST for event in change.events):
+        async with db.tenant_transaction(payment.tenant_id) as tx:
+            history = (await events.of_subjects(tx, payment.tenant_id, [payment.id]))[payment.id]
+        return unless_told(payment, change, [EventDraft(event.type, event.data) for event in history])
+    return change
+
+
+async def _unless_booked(db: Database, payment: Payment, change: Change, told: Arrival) -> Change | None:
     async with db.tenant_transaction(payment.tenant_id) as tx:
         booked = await arrivals.of_payment(tx, payment.tenant_id, payment.id)
         while (known := ledger.booked_as(told, booked)) and (learned := ledger.learned(told, known)):

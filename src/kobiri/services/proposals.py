@@ -1,7 +1,5 @@
 """What a statement's facts propose, a person accepts or rejects."""
 
-from collections.abc import Awaitable
-
 from kobiri.domain.errors import Conflict, KobiriError, NotFound, Unprocessable
 from kobiri.domain.ids import parse_id
 from kobiri.domain.outcome import Source, Succeeded
@@ -29,31 +27,36 @@ async def accept(gateway: Gateway, id_: str, reason: str, actor: str) -> Payment
     db = gateway.db
     proposal = await _get(db, id_, reason)
     payment = await _payment(db, proposal)
-    # Accepted and still open: an acceptance was interrupted, and is finished now.
-    if proposal.accepted is False or (proposal.accepted and payment.is_final):
+    is_settled = payment.status in (Status.SUCCESSFUL, Status.REVERSED)
+    # Accepted, and not settled by it: an acceptance was interrupted, and is finished now.
+    if proposal.accepted is False or (proposal.accepted and is_settled):
         raise Conflict(f"It was {'accepted' if proposal.accepted else 'rejected'} already.")
-    if payment.status in (Status.SUCCESSFUL, Status.REVERSED):
+    if is_settled:
         raise Conflict(f"Its payment is {payment.status} already: reject the proposal.")
     await _decide(db, proposal, reason, actor, accepted=True)
     try:
-        return await _settle(gateway, proposal, payment, reason, actor)
+        after = await _settle(gateway, proposal, payment, reason, actor)
     except KobiriError:
-        if not (await _payment(db, proposal)).is_final:
+        if (await _payment(db, proposal)).status not in (Status.SUCCESSFUL, Status.REVERSED):
             await _decide(db, proposal, reason, actor, accepted=None)
         raise
+    if proposal.accepted and after.version == payment.version:
+        raise Conflict("It was accepted already.")
+    return after
 
 
-def _settle(gateway: Gateway, proposal: Proposal, payment: Payment, reason: str, actor: str) -> Awaitable[Payment]:
+async def _settle(gateway: Gateway, proposal: Proposal, payment: Payment, reason: str, actor: str) -> Payment:
+    """By a person's word; a payment that is failed, perhaps by its provider's word just now, has late money."""
     draft = proposal.draft
-    if payment.status is Status.FAILED:  # then its money came late, and waits in suspense
-        said = Succeeded(draft.transaction_id, draft.money, payment.payer.digits, draft.told_in)
-        return outcomes.apply(gateway.db, payment, said, Source.STATEMENT, payment.created_at, Author(actor))
-    return _resolve(gateway, payment, reason, actor, draft.transaction_id)
-
-
-async def _resolve(gateway: Gateway, payment: Payment, reason: str, actor: str, their_id: str | None) -> Payment:
-    settled, _ = await reviews.resolve(gateway, payment.id, "successful", reason, actor, their_id)
-    return settled
+    try:
+        if not payment.is_final:
+            return (await reviews.resolve(gateway, payment.id, "successful", reason, actor, draft.transaction_id))[0]
+    except Conflict:
+        payment = await _payment(gateway.db, proposal)
+        if payment.status is not Status.FAILED:
+            raise
+    said = Succeeded(draft.transaction_id, draft.money, payment.payer.digits, draft.told_in)
+    return await outcomes.apply(gateway.db, payment, said, Source.STATEMENT, payment.created_at, Author(actor))
 
 
 async def reject(db: Database, id_: str, reason: str, actor: str) -> Proposal:

@@ -106,6 +106,7 @@ async def resolve(
     if not 1 <= len(reason.strip()) <= MAX_REASON:
         raise Unprocessable(f"A reason of 1 to {MAX_REASON} characters is required: it stands in the audit log.")
     _, payment = await _get(gateway.db, payment_id)
+    their_id = None if their_id is None else their_id.strip()
     claim = _claim(payment, decision, their_id, arrived)
     author = Author(actor)
     if decision == "seen":
@@ -131,7 +132,7 @@ async def resolve(
 
 def _claim(payment: Payment, decision: Decision, their_id: str | None, arrived: str | None) -> Succeeded:
     """What the person says that came in. `money` None: nothing of an amount."""
-    if their_id is not None and not (their_id.isprintable() and 1 <= len(their_id.strip()) <= MAX_TRANSACTION_ID):
+    if their_id is not None and not (their_id.isprintable() and 1 <= len(their_id) <= MAX_TRANSACTION_ID):
         raise Unprocessable(f"A transaction id has 1 to {MAX_TRANSACTION_ID} printable characters.")
     if arrived is None:
         return Succeeded(their_id)
@@ -193,7 +194,7 @@ async def _arrived(db: Database, payment: Payment, finding: Finding, claim: Succ
         return replace(finding, provider_transaction_id=their_id, money=money, told_in="the provider's answer")
     if claim.money is not None:
         return claim
-    if payment.received is None or isinstance(finding, Declined):
+    if payment.received is None:
         return None
     async with db.operator_transaction() as tx:
         history = (await events.of_subjects(tx, payment.tenant_id, [payment.id]))[payment.id]

@@ -13,10 +13,10 @@ from kobiri.domain.errors import KobiriError, NotFound, Unavailable
 from kobiri.domain.ids import PaymentId, ProviderReference, TenantId, made_by_us, new_id
 from kobiri.domain.ledger import Arrival, Why
 from kobiri.domain.outcome import Source
-from kobiri.domain.payment import Payment, Status, paid_twice, reversed_there
+from kobiri.domain.payment import Change, Payment, Status, paid_twice, reversed_there
 from kobiri.domain.statement import Counterpart, Statement, StatementLine, Unreadable, Verdict
 from kobiri.services import outcomes, suspense
-from kobiri.store import events, payments, proposals, tenants
+from kobiri.store import arrivals, events, payments, proposals, tenants
 from kobiri.store import statements as store
 from kobiri.store.arrivals import TransactionTaken
 from kobiri.store.db import PLATFORM, Database
@@ -81,6 +81,15 @@ class _Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class _Group:
+    """What is left of one payment's lines when each reversal has taken its own; `unclear`: another reversal stands."""
+
+    left: Sequence[StatementLine]
+    numbers: Collection[int]
+    unclear: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Import:
     """What every line of one import needs."""
 
@@ -133,8 +142,8 @@ async def reconcile(
         pairs = [_without_owner(pair) for pair in pairs]
     running = _Import(db, provider, statement.sha256, author, slugs, account, owner)
     fate = _Fate()
-    # What came besides is told of a payment that its own line has settled.
-    for done, pair in enumerate(sorted(pairs, key=lambda pair: pair.verdict is Verdict.PAID_TWICE), start=1):
+    # What came besides, or went back, is told of a payment that its own line has settled.
+    for done, pair in enumerate(sorted(pairs, key=lambda pair: pair.verdict in AFTERWARDS), start=1):
         await _meet(running, pair, fate, dry_run=dry_run)
         if done % 1_000 == 0 or done == len(pairs):
             progress("Settling", done, len(pairs))
@@ -197,11 +206,12 @@ async def _compare(
     others |= await _fitting(db, provider, left, matches.values(), accounts)
     settled = await _settled_by_statement(db, matches.values(), lines)
     known = await _known_elsewhere(db, [line for line in lines if line.number not in matches])
-    groups = defaultdict[PaymentId, list[StatementLine]](list)
+    lines_of = defaultdict[PaymentId, list[StatementLine]](list)
     for line in lines:
         match = matches.get(line.number)
         if match is not None and match.ours is not None:
-            groups[match.ours.payment_id].append(line)
+            lines_of[match.ours.payment_id].append(line)
+    groups = {payment_id: _group(group) for payment_id, group in lines_of.items()}
 
     def pair(line: StatementLine) -> _Pair:
         match = matches.get(line.number)
@@ -297,13 +307,20 @@ def _own_reference(line: StatementLine) -> ProviderReference | None:
     return made_by_us(statements.reference_of(line.our_reference or "") or "")
 
 
-def _pair(
-    line: StatementLine, ours: Counterpart, group: Sequence[StatementLine], settled: Collection[PaymentId]
-) -> _Pair:
-    """A line and its payment; `group` are all lines of that payment, `settled` those whose id a statement has told."""
-    if any(other.reverses for other in group):
+def _group(lines: Sequence[StatementLine]) -> _Group:
+    gone = statements.taken_back(lines)
+    left = [line for line in lines if line.number not in gone and not line.reverses]
+    unclear = any(line.reverses and line.number not in gone for line in lines)
+    return _Group(left, {line.number for line in left}, unclear=unclear)
+
+
+def _pair(line: StatementLine, ours: Counterpart, of_payment: _Group, settled: Collection[PaymentId]) -> _Pair:
+    """A line and its payment. `settled`: the payments whose id a statement has told."""
+    is_open = ours.status in (Status.PENDING, Status.TIMEOUT)
+    if line.number not in of_payment.numbers or (of_payment.unclear and is_open):
         return _Pair(line, ours, Verdict.REVERSED, "a reversal stands in the statement")
-    if len(group) == 1:
+    group = of_payment.left
+    if len(group) == 1 or ours.status is Status.FAILED:  # whatever came for a failed one is judged by itself
         is_other = line.their_id and ours.their_id and line.their_id != ours.their_id
         if is_other and ours.payment_id in settled and line.status == "successful":
             return _Pair(line, ours, Verdict.PAID_TWICE)
@@ -311,7 +328,7 @@ def _pair(
     own = statements.own_line(group, ours)
     if own is None:
         return _Pair(line, ours, Verdict.SEVERAL_LINES)
-    if own is line or ours.status is Status.FAILED:
+    if own is line:
         return _Pair(line, ours, statements.judge(line, ours))
     return _Pair(line, ours, Verdict.PAID_TWICE)
 
@@ -372,6 +389,8 @@ CHANGING = APPLIED | {
 }  # fmt: skip
 
 
+AFTERWARDS = frozenset({Verdict.PAID_TWICE, Verdict.REVERSED})
+
 WHY: Mapping[Verdict, str] = {
     Verdict.EARLIER_ROAD: "perhaps the payer paid twice",
     Verdict.PAID_TWICE: "another transaction than the one that settled it",
@@ -427,9 +446,7 @@ async def _settle(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
                 db, before, lambda payment: paid_twice(payment, success, Source.STATEMENT), running.author
             )
         case Verdict.REVERSED:
-            after = await outcomes.note(
-                db, before, lambda payment: reversed_there(payment, Source.STATEMENT), running.author
-            )
+            after = await _reverse(running, line, before)
         case _:
             verdict = statements.judge(line, _counterpart(before))
             pair = replace(pair, ours=_counterpart(before))
@@ -443,6 +460,17 @@ async def _settle(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
     ours = _counterpart(after)
     entry = _entry(line, ours, verdict, running.slugs, _detail(pair, verdict))
     return entry, after.version != before.version
+
+
+async def _reverse(running: _Import, line: StatementLine, payment: Payment) -> Payment:
+    """Tell of a reversal; the line whose money it took back says the same."""
+    async with running.db.tenant_transaction(payment.tenant_id) as tx:
+        arrived = bool(await arrivals.of_payment(tx, payment.tenant_id, payment.id))
+
+    def decide(payment: Payment) -> Change | None:
+        return reversed_there(payment, line.their_id, running.told_in(line), Source.STATEMENT, arrived=arrived)
+
+    return await outcomes.note(running.db, payment, decide, running.author)
 
 
 async def _propose(running: _Import, pair: _Pair) -> tuple[Entry, bool]:

@@ -304,6 +304,12 @@ def test_money_is_booked_once_and_only_when_it_came(start: Payment, said: list[W
             assert movement == collected
         elif movement is not None:
             assert movement.reason == "arrived_unexpectedly"
+            if moment.became is Status.FAILED:
+                assert isinstance(moment.word.outcome, Declined)
+                assert moment.arrival is not None
+                assert moment.arrival.money == moment.before.received
+                movements.append(movement)
+                continue
             assert isinstance(moment.word.outcome, Succeeded)
             assert moment.before.status is Status.FAILED
             assert moment.change is not None
