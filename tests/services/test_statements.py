@@ -635,6 +635,35 @@ async def test_an_id_that_another_payment_has_settles_nothing(db: Database, made
     assert (await reconcile(db, [line_of(meant, 2)])).changed == 0
 
 
+async def test_another_word_is_told_once_whatever_review_stands(
+    db: Database, database: TestDatabase, made: Maker
+) -> None:
+    """Paid twice; then the provider says FAILED, then another amount. Each is told once, also after a person saw it."""
+    payment = await made(Status.SUCCESSFUL, "T2")
+    await reconcile(db, [line_of(payment, 2), line_of(payment, 3)])
+    words: list[Any] = [Declined(FailureCode.PROVIDER_ERROR), Succeeded("T2", Money(900, "ZMW"), payment.payer.digits)]
+    for _ in range(2):
+        for word in words:
+            read = (await get(db, payment)).payment
+            await outcomes.apply(db, read, word, Source.CHECK, payment.created_at, AUTHOR)
+        told = await database.fetch(
+            "SELECT data->>'provider_says' FROM events WHERE type = 'payment.contradicted' ORDER BY id"
+        )
+        assert [row[0] for row in told] == ["paid twice", "failed", "the provider says 9.00 ZMW"]
+        read = (await get(db, payment)).payment
+        if read.review is not None:
+            await outcomes.seen(db, read, "looked at it", AUTHOR)
+    assert (await get(db, payment)).payment.review is None
+
+
+async def test_money_that_came_is_not_forgotten_for_a_word_of_anothers_transaction(db: Database, made: Maker) -> None:
+    payment, other = await made(Status.TIMEOUT), await made(Status.SUCCESSFUL, "X")
+    for word in (Succeeded("Y", Money(900, "ZMW")), Succeeded("X", other.money)):
+        read = (await get(db, payment)).payment
+        after = await outcomes.apply(db, read, word, Source.CHECK, payment.created_at, AUTHOR)
+    assert (after.review, after.received) == (Review.MISMATCHED, Money(900, "ZMW"))
+
+
 # --- money of nobody here -------------------------------------------------------------------------------------------
 
 

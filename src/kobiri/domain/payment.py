@@ -56,6 +56,7 @@ OUR_OWN_FAILURES = frozenset(
 # Where a provider's answers come from: their transaction ids are of one kind.
 ANSWERS = frozenset({Source.SEND, Source.CHECK, Source.CALLBACK})
 ANOTHER_TRANSACTION = "another transaction"
+AGAINST = frozenset({"payment.contradicted", "payment.mismatched"})  # events of words against a payment
 
 Mode = Literal["live", "test"]
 Kind = Literal["collection", "payout", "refund"]
@@ -287,32 +288,32 @@ def unless_booked(payment: Payment, change: Change, booked: Sequence[Arrival]) -
 
 
 def unless_told(payment: Payment, change: Change, history: Sequence[EventDraft]) -> Change | None:
-    """The change, or None where its word against the payment stands in `history` (oldest first) already.
+    """The change with those words against the payment alone that do not stand in `history` (oldest first) yet.
 
-    What a person has seen stays seen, whoever repeats it.
+    None: it tells nothing new. What a person has seen stays seen, whoever repeats it.
     """
-    if change.movement is not None or (change.after.status, change.after.received) != (
-        payment.status,
-        payment.received,
-    ):
-        return change
-    if not (payment.is_final or change.keeps_schedule):
-        return change
     told = {_gist(event) for event in history}
     # A statement or a person may have settled it with an id of another kind.
     settled = [event for event in history if event.type == "payment.succeeded"]
     comparable = all(event.data["source"] in ANSWERS for event in settled)
-    if any(
-        _gist(event) not in told and (comparable or event.data.get("provider_says") != ANOTHER_TRANSACTION)
-        for event in change.events
-    ):
+    news = tuple(
+        event for event in change.events
+        if event.type not in AGAINST
+        or (_gist(event) not in told and (comparable or event.data.get("provider_says") != ANOTHER_TRANSACTION))
+    )  # fmt: skip
+    if news == change.events:
         return change
+    stands = (change.after.status, change.after.received) == (payment.status, payment.received)
+    stands = stands and change.movement is None and (payment.is_final or change.keeps_schedule)
+    if news or not stands:
+        return replace(change, events=news)
     return _end_question(payment) if change.after.next_run_at is None else None
 
 
 def _gist(event: EventDraft) -> tuple[object, ...]:
     """What an event says, whoever brought it and wherever it stands."""
-    names = ("detail", "provider_says", "provider_transaction_id", "received_amount", "received_currency")
+    names = ("detail", "provider_says", "provider_reference", "provider_transaction_id", "received_amount",
+        "received_currency")  # fmt: skip
     return (event.type, *(event.data.get(name) for name in names))
 
 
@@ -320,9 +321,8 @@ def anothers_money(payment: Payment, outcome: Succeeded, source: Source, now: da
     """What becomes of a success whose transaction id belongs to another payment: a person looks, nothing is settled."""
     detail = "its transaction id belongs to another payment"
     if not payment.is_final:
-        return _quarantine(payment, detail, outcome, None, source, now, jitter)
-    known = payment.review is Review.CONTRADICTED
-    change = None if known else _contradicted(payment, detail, source, outcome)
+        return _quarantine(payment, detail, outcome, payment.received, source, now, jitter)
+    change = _contradicted(payment, detail, source, outcome)
     return _end_question(payment, change) if source is Source.CHECK else change
 
 
@@ -563,9 +563,8 @@ def _quarantine(
     `received`: what arrived by this word, for whoever decides.
     """
     event = EventDraft("payment.mismatched", {"source": source, "detail": detail, **_evidence(said)})
-    known = payment.review is Review.MISMATCHED and payment.received == received
     after = replace(_acknowledged(payment, now), review=Review.MISMATCHED, received=received)
-    return _wait(after, () if known else (event,), source, now, jitter)
+    return _wait(after, (event,), source, now, jitter)
 
 
 def earlier_road_speaks(
@@ -586,8 +585,6 @@ def earlier_road_speaks(
         facts |= _evidence(said)
         arrival = ledger.arrival_of(said, payment.money, provider, account, Why.EARLIER_ROAD, source)
         movement = ledger.arrived_unexpectedly(arrival)
-    elif payment.review is Review.MISMATCHED:
-        return None
     after = replace(payment, review=Review.MISMATCHED, version=payment.version + 1)
     return Change(after, (EventDraft("payment.mismatched", facts),), movement, keeps_schedule=True)
 
@@ -734,12 +731,13 @@ def _ask_on(
 
 
 def _contradict(payment: Payment, outcome: Outcome | Finding, source: Source) -> Change | None:
-    """A firm word against a final status changes no status. It is written down once, and stray money is booked."""
+    """A firm word against a final status changes no status. Stray money is booked.
+
+    Each word is written down once (unless_told), also while a person has another one to look at.
+    """
     if payment.status is Status.FAILED and isinstance(outcome, Succeeded):
         # Whether it is booked already, the books must tell (unless_booked), and not that a person knows.
         return _contradicted(payment, "successful", source, outcome, _arrived(payment, outcome, Why.LATE, source))
-    if payment.review is Review.CONTRADICTED:
-        return None
     # A declined repeat of a request is no word about the payment (see _decline).
     if payment.status is Status.SUCCESSFUL and isinstance(outcome, Declined) and source is not Source.SEND:
         return _contradicted(payment, "failed", source, None)

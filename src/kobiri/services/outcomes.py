@@ -14,6 +14,7 @@ from kobiri.domain.ids import ProviderReference
 from kobiri.domain.ledger import Arrival
 from kobiri.domain.outcome import Accepted, Finding, Outcome, Source, Succeeded
 from kobiri.domain.payment import (
+    AGAINST,
     Change,
     EventDraft,
     Payment,
@@ -35,7 +36,6 @@ from kobiri.store.payments import Answer, Author
 log = structlog.get_logger(__name__)
 
 TRIES = 3
-AGAINST = frozenset({"payment.contradicted", "payment.mismatched"})
 
 
 def no_answer(_payment: Payment) -> Answer | None:
