@@ -215,10 +215,13 @@ async def _unless_known(db: Database, payment: Payment, change: Change | None) -
 async def _unless_booked(db: Database, payment: Payment, change: Change, told: Arrival) -> Change | None:
     async with db.tenant_transaction(payment.tenant_id) as tx:
         booked = await arrivals.of_payment(tx, payment.tenant_id, payment.id)
-        while (known := ledger.booked_as(told, booked)) and (learned := ledger.learned(told, known)):
+        for _ in range(TRIES):
+            known = ledger.booked_as(told, booked)
+            if known is None or (learned := ledger.learned(told, known)) is None:
+                return unless_booked(payment, change, booked)
             await arrivals.learn(tx, payment.tenant_id, learned)  # unless another came first: what is read tells
             booked = await arrivals.of_payment(tx, payment.tenant_id, payment.id)
-    return unless_booked(payment, change, booked)
+    raise Busy("Too many things happen to this payment at once.", retry_after_s=1)
 
 
 async def _keep_answer(db: Database, payment: Payment, given: Answer | None) -> None:
