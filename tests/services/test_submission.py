@@ -52,11 +52,15 @@ async def test_no_byte_leaves_after_the_time_that_the_commit_told(make_api: ApiF
         assert sent.first_byte_before - began <= seconds + 5
 
 
-@pytest.mark.parametrize(("dedupes", "times"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize(
+    ("dedupes", "repeats", "times"), [(False, False, 1), (False, True, 1), (True, False, 1), (True, True, 2)]
+)
 async def test_what_the_operator_does_not_know_is_sent_again_only_where_it_would_know_it_twice(
-    make_api: ApiFactory, dedupes: bool, times: int
+    make_api: ApiFactory, dedupes: bool, repeats: bool, times: int
 ) -> None:
-    operator = Operator(Unknown("lost", outage=False), finds=NotFound(), spec=make_spec(dedupes=dedupes))
+    operator = Operator(
+        Unknown("lost", outage=False), finds=NotFound(), spec=make_spec(dedupes=dedupes, repeats=repeats)
+    )
     api = await served_by(make_api, operator)
     assert (await api.pay()).status_code == 504
     await check(api)
