@@ -349,10 +349,23 @@ async def test_a_signed_callback_of_a_payment_that_is_lost_is_booked_once(make_a
     body = callback(lost)
     for _ in range(3):
         assert (await post_callback(api, body)).status_code == 200
-    assert (await post_callback(api, callback(lost, financialTransactionId="4712"))).status_code == 200
     assert await suspense(api.database) == [1_000]
     row = (await api.database.fetch("SELECT tenant_id::text, why, source, transaction_id FROM arrivals"))[0]
     assert tuple(row) == (PLATFORM, "unasked", "callback", "4711")
+    for _ in range(2):  # another transaction under the same reference is other money
+        assert (await post_callback(api, callback(lost, financialTransactionId="4712"))).status_code == 200
+    assert await suspense(api.database) == [1_000, 1_000]
+
+
+async def test_of_unasked_money_told_by_many_at_once_one_is_booked(db: Database, database: TestDatabase) -> None:
+    reference = new_provider_reference()
+
+    async def tell(source: Source) -> bool:
+        arrival = Arrival("mtn", "", TEN, Why.UNASKED, source, f"by {source}", "somewhere")
+        return await books.book_unasked(db, PLATFORM, "live", reference, arrival, AUTHOR)
+
+    assert sum(await asyncio.gather(*(tell(source) for source in [Source.CALLBACK, Source.STATEMENT] * 2))) == 1
+    assert await suspense(database) == [1_000]
 
 
 @pytest.mark.parametrize(

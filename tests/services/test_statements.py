@@ -316,9 +316,34 @@ async def test_who_paid_twice_in_two_statements_has_money_in_suspense_too(
 ) -> None:
     payment, by_api = await made(Status.TIMEOUT), await made(Status.SUCCESSFUL, "of another kind")
     await reconcile(db, [line_of(payment, 2)])
-    found = await reconcile(db, [line_of(payment, 3), line_of(by_api, 4)], sha256="1" * 64)
-    assert {entry.line: entry.verdict for entry in found.entries} == {3: Verdict.PAID_TWICE, 4: Verdict.AGREED}
-    assert (await booked(database))["suspense"] == -1_000
+    shown = await made(Status.SUCCESSFUL, "T5")
+    await reconcile(db, [line_of(shown, 5)])  # its id is of the kind that the API has
+    lines = [line_of(payment, 3), line_of(by_api, 4), line_of(shown, 6)]
+    found = await reconcile(db, lines, sha256="1" * 64)
+    assert {entry.line: entry.verdict for entry in found.entries} == {
+        3: Verdict.PAID_TWICE, 4: Verdict.AGREED, 6: Verdict.PAID_TWICE,
+    }  # fmt: skip
+    assert (await booked(database))["suspense"] == -2_000
+    assert (await reconcile(db, lines, sha256="1" * 64)).changed == 0
+
+
+async def test_two_transactions_under_one_unknown_reference_are_two_arrivals(
+    db: Database, database: TestDatabase, made: Maker
+) -> None:
+    here, lost = await made(Status.SUCCESSFUL), make_payment(TenantId(new_id()))
+    lines = [line_of(here, 2), line_of(lost, 3), line_of(lost, 4), line_of(lost, 5, their_id=None)]
+    assert (await reconcile(db, lines)).changed == 2
+    assert (await booked(database))["suspense"] == -2_000
+    assert (await reconcile(db, lines, sha256="1" * 64)).changed == 0
+
+
+async def test_one_id_at_two_accounts_is_two_lines_to_accept(db: Database, database: TestDatabase, made: Maker) -> None:
+    for account in ("here", "there"):
+        known, lost = [await made(one, account_fingerprint=account) for one in (Status.SUCCESSFUL, Status.TIMEOUT)]
+        lines = [line_of(known, 2, their_id=f"in {account}"), by_facts(lost, 3, their_id="77")]
+        assert verdicts(await reconcile(db, lines))[Verdict.PROPOSED] == 1
+    await database.fetch("UPDATE proposals SET accepted = true, decided_at = now()")
+    assert await database.value("SELECT count(*) FROM proposals WHERE accepted") == 2
 
 
 @pytest.mark.parametrize("known", [None, "A1"])

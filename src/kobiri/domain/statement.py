@@ -730,10 +730,13 @@ def own_line(lines: Sequence[StatementLine], ours: Counterpart) -> StatementLine
     return min(known or agreeing, key=lambda line: (line.at or LAST, line.number), default=None)
 
 
-def line_digest(provider: str, line: StatementLine) -> bytes:
-    """What knows a line again, in whichever file it stands: their transaction id, else all that it says."""
+def line_digest(provider: str, account: str, line: StatementLine) -> bytes:
+    """What knows a line again, in whichever file it stands: their transaction id, else all that it says.
+
+    `account` is the fingerprint of the provider's: the same id at another account is another transaction.
+    """
     facts = (line.their_id,) if line.their_id else (line.at, line.money.minor, line.money.currency, line.msisdn)
-    return hashlib.sha256(repr((provider, *map(str, facts))).encode()).digest()
+    return hashlib.sha256(repr((provider, account, *map(str, facts))).encode()).digest()
 
 
 def difference(line: StatementLine, ours: Counterpart) -> str | None:

@@ -167,6 +167,8 @@ async def reconcile(
         changed=fate.changed,
         entries=entries,
     )
+    if not dry_run:
+        await _remember_ids(db, pairs)
     if not dry_run and (imported_before is None or fate.changed):
         with suppress(Unavailable):  # what was done is done, and is told
             await _note(db, found, author)
@@ -480,7 +482,7 @@ async def _propose(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
     draft = proposals.Draft(
         ours.payment_id,
         running.provider,
-        statements.line_digest(running.provider, line),
+        statements.line_digest(running.provider, ours.account, line),
         line.their_id,
         line.money,
         line.at,
@@ -516,6 +518,18 @@ async def _book_unasked(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
     except TransactionTaken:
         booked, verdict, detail = False, Verdict.MISSING_OURS, "their transaction id belongs to a payment here"
     return _entry(line, None, verdict, running.slugs, detail), booked
+
+
+async def _remember_ids(db: Database, pairs: Sequence[_Pair]) -> None:
+    """Of the payments whose own id the statement shows: another id in a later file is another transaction."""
+    shown = defaultdict[TenantId, list[tuple[PaymentId, str]]](list)
+    for pair in pairs:
+        if pair.ours is not None and pair.line.their_id is not None:
+            shown[pair.ours.tenant_id].append((pair.ours.payment_id, pair.line.their_id))
+    for tenant_id, ids in shown.items():
+        with suppress(Unavailable):  # the next import of the file tries again
+            async with db.tenant_transaction(tenant_id) as tx:
+                await store.remember_ids(tx, tenant_id, ids)
 
 
 def _reference(line: StatementLine) -> ProviderReference:

@@ -137,8 +137,12 @@ async def book_unasked(
     id_ = new_id()
     movement = ledger.arrived_unexpectedly(arrival)
     async with db.tenant_transaction(tenant_id) as tx:
-        booked = await arrivals.book_unasked(tx, tenant_id, mode, id_, reference, movement)
-        if booked:
-            facts = {"provider": arrival.provider, "provider_reference": reference, "told_in": arrival.told_in}
-            await events.insert(tx, tenant_id, "arrival.booked", id_, author.actor, facts)
-    return booked
+        known = ledger.booked_as(arrival, await arrivals.of_reference(tx, tenant_id, reference))
+        if known is not None:
+            if learned := ledger.learned(arrival, known):
+                await arrivals.learn(tx, tenant_id, learned)
+            return False
+        await arrivals.book_unasked(tx, tenant_id, mode, id_, reference, movement)
+        facts = {"provider": arrival.provider, "provider_reference": reference, "told_in": arrival.told_in}
+        await events.insert(tx, tenant_id, "arrival.booked", id_, author.actor, facts)
+    return True

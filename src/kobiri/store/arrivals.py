@@ -106,7 +106,7 @@ WITH arrived AS (
     INSERT INTO arrivals (tenant_id, id, provider, account_fingerprint, provider_reference, transaction_id,
         amount_minor, currency, why, source, told_in, mode)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $16)
-    ON CONFLICT DO NOTHING RETURNING id
+    RETURNING id
 ), booked AS (
     INSERT INTO ledger_entries (tenant_id, arrival_id, reason, account, amount_minor, currency)
     SELECT $1, a.id, $12, l.account, l.amount_minor, l.currency
@@ -118,15 +118,12 @@ SELECT true FROM arrived
 
 async def book_unasked(
     tx: Tx, tenant_id: TenantId, mode: Mode, id_: str, reference: ProviderReference, movement: Movement
-) -> bool:
-    """Book money under a reference of ours of which there is no payment. False: it is booked already.
-
-    Raises TransactionTaken.
-    """
+) -> None:
+    """Book money under a reference of ours of which there is no payment. Raises TransactionTaken."""
     arrival = movement.arrival
     assert arrival is not None, "it brings money into suspense"
     with refusing_taken():
-        booked = await tx.fetchval(
+        await tx.fetchval(
             BOOK_UNASKED,
             tenant_id,
             id_,
@@ -145,7 +142,6 @@ async def book_unasked(
             [posting.currency for posting in movement.postings],
             mode,
         )
-    return bool(booked)
 
 
 async def of_payment(tx: Tx, tenant_id: TenantId, payment_id: PaymentId) -> list[Arrival]:
@@ -154,6 +150,17 @@ async def of_payment(tx: Tx, tenant_id: TenantId, payment_id: PaymentId) -> list
         f"SELECT {COLUMNS} FROM arrivals a WHERE tenant_id = $1 AND payment_id = $2 ORDER BY id",  # noqa: S608
         tenant_id,
         payment_id,
+    )
+    return [_arrival(row) for row in rows]
+
+
+async def of_reference(tx: Tx, tenant_id: TenantId, reference: ProviderReference) -> list[Arrival]:
+    """What arrived under a reference of no payment, oldest first. Until this commits, nobody else books any."""
+    await tx.execute("SELECT pg_advisory_xact_lock(hashtextextended(concat_ws(' ', 'kobiri', $1::text), 0))", reference)
+    rows = await tx.fetch(
+        f"SELECT {COLUMNS} FROM arrivals a WHERE tenant_id = $1 AND provider_reference = $2 ORDER BY id",  # noqa: S608
+        tenant_id,
+        reference,
     )
     return [_arrival(row) for row in rows]
 

@@ -1,4 +1,7 @@
-"""A provider's statement beside our payments of all tenants. Each function needs an operator's transaction."""
+"""A provider's statement beside our payments of all tenants. Functions need an operator's transaction.
+
+One that writes needs its tenant's, and says so.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -109,8 +112,12 @@ WHERE NOT is_other
 ORDER BY number
 """  # noqa: S608  # the same
 
-# Payments that a statement's line has settled: their transaction id is of the kind that statements show.
+# Payments that a statement's line has settled, or whose id one has shown: that is of the kind that statements show.
 SETTLED_BY_STATEMENT = """
+SELECT p.id::text FROM unnest($1::uuid[], $2::text[]) AS wanted (tenant_id, subject_id)
+JOIN payments p ON p.tenant_id = wanted.tenant_id AND p.id = wanted.subject_id::uuid
+WHERE p.id_in_statement
+UNION ALL
 SELECT e.subject_id FROM unnest($1::uuid[], $2::text[]) AS wanted (tenant_id, subject_id)
 JOIN events e ON e.tenant_id = wanted.tenant_id AND e.subject_id = wanted.subject_id
 WHERE e.type = 'payment.succeeded' AND e.data->>'source' = 'statement'
@@ -247,7 +254,7 @@ async def match_facts(
 
 
 async def settled_by_statement(tx: Tx, ours: Sequence[Counterpart]) -> set[PaymentId]:
-    """Which of these payments a line of a statement has settled."""
+    """Of which of these payments a statement has told the id that we know."""
     tenants, ids = [one.tenant_id for one in ours], [one.payment_id for one in ours]
     return {PaymentId(row[0]) for row in await _fetch(tx, SETTLED_BY_STATEMENT, tenants, ids)}
 
@@ -280,6 +287,17 @@ async def missing(
         [kind for _, kind in scopes] or None,
     )
     return [_counterpart(row) for row in rows]
+
+
+async def remember_ids(tx: Tx, tenant_id: TenantId, shown: Sequence[tuple[PaymentId, str]]) -> None:
+    """Note of which payments a statement shows the transaction id that we know. Needs the tenant's transaction."""
+    await tx.execute(
+        "UPDATE payments p SET id_in_statement = true FROM unnest($2::uuid[], $3::text[]) AS s (id, their_id)"
+        " WHERE p.tenant_id = $1 AND p.id = s.id AND p.provider_transaction_id = s.their_id AND NOT p.id_in_statement",
+        tenant_id,
+        [payment_id for payment_id, _ in shown],
+        [their_id for _, their_id in shown],
+    )
 
 
 def _direction(line: StatementLine) -> str | None:
