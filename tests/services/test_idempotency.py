@@ -55,6 +55,7 @@ async def test_a_repeat_across_a_deployment_is_a_repeat(api: Api, simulator: Sim
     again = await api.pay("k")
     assert (again.status_code, again.content, again.headers[REPLAYED]) == (201, first.content, "true")
     problem(await api.pay("k", amount="10.01"), 422, "idempotency_key_reused")
+    await charged(simulator, first.json()["provider_reference"])
     assert len(await simulator.movements()) == 1
 
 
