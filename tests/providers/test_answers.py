@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.outcome import Unknown
 from kobiri.providers.airtel import wire as airtel
-from kobiri.providers.answers import unclear
+from kobiri.providers.answers import cut, unclear
 from kobiri.providers.mtn import wire as mtn
 from kobiri.providers.pawapay import wire as pawapay
 from kobiri.providers.zamtel import wire as zamtel
@@ -145,3 +145,9 @@ def test_a_500_about_one_number_is_no_outage_in_a_question_either() -> None:
     assert mtn.read_status(500, b'{"code": "INTERNAL_PROCESSING_ERROR"}', REFERENCE, "collection") == Unknown(
         "HTTP 500 INTERNAL_PROCESSING_ERROR"
     )
+
+
+@pytest.mark.parametrize("said", ["MP-1", " MP-1", "MP-1 ", "\u200b MP-1\t\r\n", "MP-1" + " " * 100 + "x"])
+def test_spaces_are_no_part_of_a_word(said: str) -> None:
+    assert cut(said) == "MP-1"
+    assert cut(" ") is None
