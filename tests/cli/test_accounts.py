@@ -21,7 +21,7 @@ VALUES = {
     "collection_api_user": "canary-user",
     "collection_api_key": "canary-key",
     "collection_subscription_key": "canary-subscription",
-    "webhook_secret": "canary-webhook",
+    "webhook_secret": "canary-webhook-secret",
 }
 
 

@@ -405,7 +405,7 @@ async def test_a_hint_does_not_cut_a_lease_short(db: Database) -> None:
 
 async def claim(db: Database) -> list[Claim]:
     async with db.worker_transaction() as tx:
-        return await payments.claim(tx, 10, 60)
+        return [*await payments.claim(tx, 10, 60), *await payments.claim_final(tx, 10, 60)]
 
 
 async def test_a_hint_that_comes_while_somebody_asks_is_kept(db: Database, database: TestDatabase) -> None:

@@ -9,14 +9,15 @@ CLAIM = """
 CREATE FUNCTION {name}(p_limit integer, p_lease_s double precision)
 RETURNS TABLE (tenant_id uuid, payment_id uuid, lease_token uuid)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-    UPDATE payments p
-    SET lease_token = gen_random_uuid(), next_run_at = now() + make_interval(secs => p_lease_s), hinted = false
-    FROM (
+    WITH due AS MATERIALIZED (  -- else a plan may find what is due once for each row of the table
         SELECT d.tenant_id, d.id FROM payments d
         WHERE d.next_run_at <= now() {which}
         ORDER BY d.next_run_at LIMIT p_limit
         FOR UPDATE SKIP LOCKED
-    ) due
+    )
+    UPDATE payments p
+    SET lease_token = gen_random_uuid(), next_run_at = now() + make_interval(secs => p_lease_s), hinted = false
+    FROM due
     WHERE p.tenant_id = due.tenant_id AND p.id = due.id
     RETURNING p.tenant_id, p.id, p.lease_token
 $$;
