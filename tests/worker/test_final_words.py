@@ -126,7 +126,8 @@ async def test_a_callback_that_agrees_asks_for_nothing(api: Api, simulator: Simu
     unpaid = await until(api, (await api.pay(payer="260960000451")).json()["id"], "FAILED")
     for payment, words in ((paid, ("SUCCESSFUL", "PENDING")), (unpaid, ("FAILED",))):
         for word in words:
-            await post_callback(api, callback(payment, status=word), secret=None)
+            said = callback(payment, status=word, financialTransactionId=payment["provider_transaction_id"])
+            await post_callback(api, said, secret=None)
     assert await work(api) == 0
     await post_callback(api, callback(unpaid), secret=None)
     await post_callback(api, callback(paid, status="FAILED", reason="EXPIRED"), secret=None)
