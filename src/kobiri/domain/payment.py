@@ -657,7 +657,7 @@ def _after_the_end(
 ) -> Change | None:
     """What is said about a final payment: it changes no status, and is never lost."""
     change = _contradict(payment, outcome, source)
-    if change is None and isinstance(outcome, Accepted) and source in (Source.SEND, Source.CHECK, Source.CALLBACK):
+    if change is None and isinstance(outcome, Accepted) and source in ANSWERS:
         change = _deny(payment, now)
     if source is not Source.CHECK:
         return change

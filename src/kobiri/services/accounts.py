@@ -19,6 +19,7 @@ from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import AccountId, TenantId, new_id
 from kobiri.domain.money import Money
 from kobiri.domain.payment import Mode
+from kobiri.domain.reason import require
 from kobiri.providers.base import Provider, ProviderSpec, refused_mode
 from kobiri.store import accounts, events, tenants
 from kobiri.store.accounts import StoredAccount
@@ -30,7 +31,7 @@ CHECK_WITHIN_S = 15.0
 REWRAPPED_AT_ONCE = 100
 PRIORITY = 100
 TOKEN_BYTES = 24
-MAX_VALUE, MAX_REASON, MAX_NAME = 8_192, 500, 100
+MAX_VALUE, MAX_NAME = 8_192, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +180,7 @@ async def check(db: Database, keys: MasterKeys | None, make: Make, slug: str, mo
 
 async def turn(db: Database, slug: str, mode: Mode, name: str, reason: str, actor: str, *, enabled: bool) -> None:
     """Enable or disable an account for new payments; running ones are followed. Raises NotFound, Unprocessable."""
-    if not 1 <= len(reason.strip()) <= MAX_REASON:
-        raise Unprocessable(f"A reason of 1 to {MAX_REASON} characters is required: the merchant sees it.")
+    require(reason, "the merchant sees it")
     async with db.operator_transaction() as tx:
         tenant_id = await _tenant_id(tx, slug)
         stored = await _get(tx, tenant_id, mode, name)

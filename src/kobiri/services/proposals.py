@@ -1,9 +1,10 @@
 """What a statement's facts propose, a person accepts or rejects."""
 
-from kobiri.domain.errors import Conflict, KobiriError, NotFound, Unprocessable
+from kobiri.domain.errors import Conflict, KobiriError, NotFound
 from kobiri.domain.ids import parse_id
 from kobiri.domain.outcome import Source, Succeeded
 from kobiri.domain.payment import Payment, Status
+from kobiri.domain.reason import require
 from kobiri.services import outcomes, reviews
 from kobiri.services.gateway import Gateway
 from kobiri.store import events, payments, proposals
@@ -69,10 +70,7 @@ async def reject(db: Database, id_: str, reason: str, actor: str) -> Proposal:
 
 
 async def _get(db: Database, id_: str, reason: str) -> Proposal:
-    if not 1 <= len(reason.strip()) <= reviews.MAX_REASON:
-        raise Unprocessable(
-            f"A reason of 1 to {reviews.MAX_REASON} characters is required: it stands in the audit log."
-        )
+    require(reason, "it stands in the audit log")
     known = parse_id(id_)
     async with db.operator_transaction() as tx:
         found = await proposals.find(tx, known) if known else None

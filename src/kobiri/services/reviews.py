@@ -17,6 +17,7 @@ from kobiri.domain.money import Money
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Finding, Outcome, Source, Succeeded, Unknown
 from kobiri.domain.outcome import NotFound as NotKnown
 from kobiri.domain.payment import Payment, Status, agrees, may_arrive_until
+from kobiri.domain.reason import require
 from kobiri.services import outcomes
 from kobiri.services.gateway import Gateway
 from kobiri.store import arrivals, callbacks, events, payments, tenants
@@ -29,7 +30,6 @@ log = structlog.get_logger(__name__)
 
 Decision: TypeAlias = Literal["successful", "failed", "seen"]
 
-MAX_REASON = 500
 MAX_TRANSACTION_ID = 100
 # A provider that says "in progress" is believed for so long; MTN's sandbox has numbers that never end.
 PATIENCE = timedelta(days=1)
@@ -103,8 +103,7 @@ async def resolve(
     Returns what the provider said too; None where nobody asked. Raises NotFound, Unprocessable (no reason, no such
     amount), Conflict (already final, the provider or the evidence says otherwise, the id is another payment's).
     """
-    if not 1 <= len(reason.strip()) <= MAX_REASON:
-        raise Unprocessable(f"A reason of 1 to {MAX_REASON} characters is required: it stands in the audit log.")
+    require(reason, "it stands in the audit log")
     _, payment = await _get(gateway.db, payment_id)
     their_id = None if their_id is None else their_id.strip()
     claim = _claim(payment, decision, their_id, arrived)

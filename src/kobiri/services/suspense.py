@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 
 from kobiri.domain import ledger
-from kobiri.domain.errors import Conflict, NotFound, Unprocessable
+from kobiri.domain.errors import Conflict, NotFound
 from kobiri.domain.ids import PaymentId, ProviderReference, TenantId, new_id, parse_id
 from kobiri.domain.ledger import Arrival, Why
 from kobiri.domain.money import Money
 from kobiri.domain.payment import Mode, Status
-from kobiri.services.reviews import MAX_REASON
+from kobiri.domain.reason import require
 from kobiri.store import arrivals, events, payments
 from kobiri.store.arrivals import StoredArrival
 from kobiri.store.db import Database
@@ -109,8 +109,7 @@ async def clear(db: Database, id_: str, clearing: Clearing, reason: str, actor: 
 
     Raises NotFound, Unprocessable (no reason), Conflict (cleared already, or of no merchant).
     """
-    if not 1 <= len(reason.strip()) <= MAX_REASON:
-        raise Unprocessable(f"A reason of 1 to {MAX_REASON} characters is required: it stands in the audit log.")
+    require(reason, "it stands in the audit log")
     known = parse_id(id_)
     async with db.operator_transaction() as tx:
         found = await arrivals.find(tx, known) if known else None

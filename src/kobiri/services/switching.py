@@ -5,12 +5,11 @@ Opening, even what is open, clears what each process holds against the provider:
 
 from collections.abc import Collection
 
-from kobiri.domain.errors import NotFound, Unprocessable
+from kobiri.domain.errors import NotFound
+from kobiri.domain.reason import require
 from kobiri.store import events, switches
 from kobiri.store.db import PLATFORM, Database
 from kobiri.store.switches import Switch
-
-MAX_REASON = 500
 
 
 async def list_all(db: Database) -> list[Switch]:
@@ -23,8 +22,7 @@ async def turn(db: Database, known: Collection[str], provider: str, reason: str,
     """Open or close a provider for new payments; running ones are followed. Raises NotFound, Unprocessable."""
     if provider not in known:
         raise NotFound(f"There is no provider {provider!r}; there are {', '.join(known)}.")
-    if not 1 <= len(reason.strip()) <= MAX_REASON:
-        raise Unprocessable(f"A reason of 1 to {MAX_REASON} characters is required: merchants see it.")
+    require(reason, "merchants see it")
     async with db.operator_transaction() as tx:
         await switches.turn(tx, provider, reason, is_open=is_open)
         type_ = "provider.opened" if is_open else "provider.closed"
