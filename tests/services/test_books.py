@@ -335,6 +335,16 @@ async def test_an_acceptance_that_was_cut_short_is_finished_though_its_payment_f
     assert await suspense(api.database) == [1_000]
 
 
+async def test_who_read_a_proposal_before_another_decided_on_it_decides_nothing(api: Api, simulator: Simulator) -> None:
+    payment_id, db = PaymentId(await lost_at_mtn(api, simulator)), gateway(api).db
+    await reconcile(db, [by_facts((await reviews.evidence(db, payment_id)).payment)])
+    [read] = await proposals.waiting(db)
+    await proposals.reject(db, read.id, WHY, ACTOR)
+    with pytest.raises(Conflict, match="meanwhile"):
+        await proposals._decide(db, read, WHY, ACTOR, accepted=True)
+    assert await api.database.value("SELECT accepted FROM proposals") is False
+
+
 # --- money of nobody here, as a signed callback tells it -------------------------------------------------------------
 
 

@@ -145,3 +145,22 @@ async def test_a_transaction_id_is_taken_once_in_its_account_whoevers_payment_it
         assert await take(db, ours, second, "X"), "it is its own"
     elif first == second:
         assert not await take(db, ours, second, "X"), "the same money is booked once"
+
+
+ARRIVE_UNASKED = """
+INSERT INTO arrivals (tenant_id, id, provider, account_fingerprint, provider_reference, {}, amount_minor, currency, why,
+    source, mode)
+VALUES ($1, gen_random_uuid(), 'mtn', 'x', gen_random_uuid(), $2, 900, 'ZMW', 'unasked', 'statement', 'test')
+"""
+
+
+@pytest.mark.parametrize("first", COLUMN.values())
+@pytest.mark.parametrize("second", COLUMN.values())
+async def test_a_transaction_of_no_payment_is_booked_once(db: Database, first: str, second: str) -> None:
+    tenant_id = await make_tenant(db)
+    async with db.tenant_transaction(tenant_id) as tx:
+        await tx.execute(ARRIVE_UNASKED.format(first), tenant_id, "X")
+        await tx.execute(ARRIVE_UNASKED.format(second), tenant_id, "Y")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        async with db.tenant_transaction(tenant_id) as tx:
+            await tx.execute(ARRIVE_UNASKED.format(second), tenant_id, "X")

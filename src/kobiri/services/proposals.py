@@ -1,5 +1,7 @@
 """What a statement's facts propose, a person accepts or rejects."""
 
+from dataclasses import replace
+
 from kobiri.domain.errors import Conflict, KobiriError, NotFound
 from kobiri.domain.ids import parse_id
 from kobiri.domain.outcome import Source, Succeeded
@@ -39,7 +41,7 @@ async def accept(gateway: Gateway, id_: str, reason: str, actor: str) -> Payment
         after = await _settle(gateway, proposal, payment, reason, actor)
     except KobiriError:
         if (await _payment(db, proposal)).status not in (Status.SUCCESSFUL, Status.REVERSED):
-            await _decide(db, proposal, reason, actor, accepted=None)
+            await _decide(db, replace(proposal, accepted=True), reason, actor, accepted=None)
         raise
     if proposal.accepted and after.version == payment.version:
         raise Conflict("It was accepted already.")
@@ -91,7 +93,9 @@ async def _decide(db: Database, proposal: Proposal, reason: str, actor: str, *, 
     facts = {"payment_id": proposal.draft.payment_id, "reason": reason, "told_in": proposal.draft.told_in}
     try:
         async with db.tenant_transaction(proposal.tenant_id) as tx:
-            await proposals.decide(tx, proposal.tenant_id, proposal.id, accepted=accepted)
+            before = proposal.accepted
+            if not await proposals.decide(tx, proposal.tenant_id, proposal.id, before=before, accepted=accepted):
+                raise Conflict("Somebody else decided on it meanwhile: look again.")
             await events.insert(tx, proposal.tenant_id, f"proposal.{word}", proposal.id, actor, facts)
     except LineTaken:
         raise Conflict("This line was accepted for another payment: reject the proposal.") from None

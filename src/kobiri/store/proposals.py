@@ -60,18 +60,23 @@ async def add(tx: Tx, tenant_id: TenantId, id_: str, draft: Draft) -> bool:
     return bool(added)
 
 
-async def decide(tx: Tx, tenant_id: TenantId, id_: str, *, accepted: bool | None) -> None:
-    """Write down what a person decided; None: it is open again. Raises LineTaken."""
+async def decide(tx: Tx, tenant_id: TenantId, id_: str, *, before: bool | None, accepted: bool | None) -> bool:
+    """Write down what a person decided; None: it is open again. False: it is not as it was `before`.
+
+    Raises LineTaken.
+    """
     try:
-        await tx.execute(
+        written = await tx.fetchval(
             "UPDATE proposals SET accepted = $3, decided_at = CASE WHEN $3::boolean IS NOT NULL THEN now() END"
-            " WHERE tenant_id = $1 AND id = $2",
+            " WHERE tenant_id = $1 AND id = $2 AND accepted IS NOT DISTINCT FROM $4 RETURNING true",
             tenant_id,
             id_,
             accepted,
+            before,
         )
     except UniqueViolation as error:
         raise LineTaken from error
+    return bool(written)
 
 
 # --- across tenants: these need an operator's transaction ---

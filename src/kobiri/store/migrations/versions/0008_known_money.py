@@ -50,7 +50,7 @@ BEGIN
         SELECT 1 FROM arrivals a
         WHERE a.provider = NEW.provider AND a.account_fingerprint = NEW.account_fingerprint
           AND held IN (a.transaction_id, a.other_id) AND a.id <> NEW.id
-          AND a.payment_id IS DISTINCT FROM NEW.payment_id;
+          AND (a.payment_id IS DISTINCT FROM NEW.payment_id OR NEW.payment_id IS NULL);
         IF FOUND THEN
             RAISE EXCEPTION 'the transaction id belongs to a payment, or to other money in suspense'
                 USING ERRCODE = 'unique_violation', CONSTRAINT = 'arrivals_transaction';
