@@ -44,14 +44,15 @@ RETURNS TABLE (
     provider_reference uuid, checks integer, known boolean
 )
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-    UPDATE attempts a
-    SET hinted = false, asked_at = now(), next_run_at = now() + make_interval(secs => p_lease_s)
-    FROM (
+    WITH due AS MATERIALIZED (
         SELECT d.tenant_id, d.payment_id, d.attempt FROM attempts d
         WHERE d.next_run_at <= now()
         ORDER BY d.next_run_at LIMIT p_limit
         FOR UPDATE SKIP LOCKED
-    ) due
+    )
+    UPDATE attempts a
+    SET hinted = false, asked_at = now(), next_run_at = now() + make_interval(secs => p_lease_s)
+    FROM due
     WHERE a.tenant_id = due.tenant_id AND a.payment_id = due.payment_id AND a.attempt = due.attempt
     RETURNING a.tenant_id, a.payment_id, a.attempt, a.provider, a.account_id, a.account_fingerprint,
         a.provider_reference, a.checks, a.known
