@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,8 +13,12 @@ import httpx
 import pytest
 
 from kobiri.domain.ids import new_provider_reference
+from kobiri.domain.outcome import Accepted
+from kobiri.providers.base import Callback, CallbackWord
+from kobiri.providers.mtn.adapter import MtnProvider
 from kobiri.services import callbacks as service
 from kobiri.services import checking, housekeeping
+from kobiri.services.unlisted import Unlisted
 from kobiri.store import callbacks as store
 from tests.api.steps import (
     CALLBACKS,
@@ -61,6 +66,25 @@ async def kept(api: Api) -> dict[str, int]:
 
 async def row(api: Api, payment: dict[str, Any]) -> dict[str, Any]:
     return dict((await api.database.fetch("SELECT * FROM payments WHERE id = $1", payment["id"]))[0])
+
+
+async def test_a_code_that_nobody_listed_is_noted_unless_a_stranger_brings_it(
+    api: Api, signed: Api, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlisted, reads = Unlisted(), MtnProvider.read_callback
+
+    def reading(provider: MtnProvider, callback: Callback) -> CallbackWord:
+        return replace(reads(provider, callback), finding=Accepted(unlisted="NEW_WORD"))
+
+    monkeypatch.setattr(service, "UNLISTED", unlisted)
+    monkeypatch.setattr(MtnProvider, "read_callback", reading)
+    payment = await unpaid(api, simulator)
+    unknown = callback(payment | {"provider_reference": new_provider_reference()})
+    await post_callback(api, unknown, secret=None)
+    assert not unlisted.seen
+    await post_callback(api, callback(payment), secret=None)
+    await post_callback(signed, unknown)
+    assert unlisted.seen == {("mtn", "NEW_WORD"): 2}
 
 
 # --- believed -------------------------------------------------------------------------------------------------------

@@ -29,10 +29,12 @@ class FailureCode(StrEnum):
 class Accepted:
     """The provider has it and works on it, or waits for the payer.
 
-    `calls_back`: it was told where to post the outcome, so there is no hurry to ask.
+    `calls_back`: it was told where to post the outcome, so there is no hurry to ask. `unlisted`, here and below: a code
+    that stood beside the clear word and is in no table of ours; it decides nothing, and is noted.
     """
 
     calls_back: bool = False
+    unlisted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Succeeded:
     money: Money | None = None
     payer: str | None = field(default=None, repr=False)
     told_in: str | None = None
+    unlisted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Declined:
     code: FailureCode
     provider_code: str | None = None
     arrived: Succeeded | None = None
+    unlisted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

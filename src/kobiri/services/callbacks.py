@@ -17,6 +17,7 @@ from kobiri.services.access import Caller
 from kobiri.services.accounts import token_hash
 from kobiri.services.gateway import Gateway
 from kobiri.services.roads import Road
+from kobiri.services.unlisted import UNLISTED
 from kobiri.store import accounts, attempts, callbacks, payments
 from kobiri.store.arrivals import TransactionTaken
 from kobiri.store.callbacks import Health, Verdict
@@ -83,14 +84,10 @@ async def receive(
         await _keep_stray(gateway, refusals, provider, callback, "refused")
         raise Unprocessable(f"{error}") from None
     match = await _match(gateway, road, word)
+    if signed or match is not None:  # what a stranger can write is no news of the provider's
+        UNLISTED.note(provider_id, word.finding)
     if match is None:
-        # A stranger learns nothing from the answer; a provider may post what a restored backup has lost.
-        if signed:  # no stranger's: all are kept, up to the cap
-            await _keep(gateway, provider, callback, "unmatched", PLATFORM, None)
-            await _book_unasked(gateway, road, word, author)
-        else:
-            await _keep_stray(gateway, refusals, provider, callback, "unmatched")
-        log.warning("callback.unmatched", provider=provider_id, signed=signed)
+        await _unmatched(gateway, refusals, road, callback, word, author, signed=signed)
         return signed
     tenant_id, payment_id = match.tenant_id, match.payment_id
     believed = signed and word.money is not None and word.payer is not None and not match.earlier
@@ -108,6 +105,25 @@ async def receive(
     elif not read.payment.is_final or says_otherwise(read.payment, word.finding):
         await outcomes.look_soon(gateway.db, read.payment)
     return True
+
+
+async def _unmatched(
+    gateway: Gateway,
+    refusals: Refusals,
+    road: Road,
+    callback: Callback,
+    word: CallbackWord,
+    author: Author,
+    *,
+    signed: bool,
+) -> None:
+    """A stranger learns nothing from the answer; a provider may post what a restored backup has lost."""
+    if signed:  # no stranger's: all are kept, up to the cap
+        await _keep(gateway, road.provider, callback, "unmatched", PLATFORM, None)
+        await _book_unasked(gateway, road, word, author)
+    else:
+        await _keep_stray(gateway, refusals, road.provider, callback, "unmatched")
+    log.warning("callback.unmatched", provider=road.spec.id, signed=signed)
 
 
 async def _receiver(gateway: Gateway, provider_id: str, token: str | None) -> Road | None:

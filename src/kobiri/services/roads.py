@@ -28,6 +28,7 @@ from kobiri.providers.base import (
     kind_of,
     kinds_of,
 )
+from kobiri.services.unlisted import UNLISTED
 
 log = structlog.get_logger(__name__)
 
@@ -138,6 +139,7 @@ class Road:
             # Where the payer is awaited inside of the call, its silence says nothing about the provider.
             waited_in_vain = operation.status_query == "none" and self._clock() - began >= within_s - 0.5
             self._count(call, turn, None if waited_in_vain else outcome, about=_wallet(request))
+        UNLISTED.note(self.spec.id, outcome)
         if isinstance(outcome, Unknown) and operation.status_query == "none":
             return replace(outcome, askable=False)
         return outcome
@@ -162,6 +164,7 @@ class Road:
             finding = await self.provider.find(kind, reference, within_s=within_s - wait_s)
         finally:
             self._count(call, turn, finding, about=reference)
+        UNLISTED.note(self.spec.id, finding)
         return finding
 
     def reset(self) -> None:

@@ -1,0 +1,38 @@
+"""Codes of providers that no table of reasons lists: each is told once, and counted."""
+
+import re
+from collections import Counter
+
+import structlog
+
+from kobiri.domain.outcome import Accepted, Declined, Finding, Outcome, Succeeded
+
+log = structlog.get_logger(__name__)
+
+CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)  # a sentence in a code's place may name a phone number
+MOST_CODES = 1_000
+OTHERS = "others"  # what comes after so many different ones is counted together
+TOLD_AGAIN_AT = frozenset(10**power for power in range(19))
+
+
+class Unlisted:
+    """How often each code came that stood beside a clear word and is in no table; by provider and code."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[tuple[str, str]] = Counter()
+
+    def note(self, provider_id: str, said: Outcome | Finding) -> None:
+        """Count the code and warn of it: at the first time, at the tenth, at the hundredth and so on."""
+        if not isinstance(said, Accepted | Succeeded | Declined) or said.unlisted is None:
+            return
+        code = said.unlisted if CODE.fullmatch(said.unlisted) else OTHERS
+        if (provider_id, code) not in self.seen and len(self.seen) >= MOST_CODES:
+            code = OTHERS
+        self.seen[provider_id, code] += 1
+        seen = self.seen[provider_id, code]
+        if seen in TOLD_AGAIN_AT:
+            word = type(said).__name__
+            log.warning("provider.unlisted_code", provider=provider_id, code=code, beside=word, seen=seen)
+
+
+UNLISTED = Unlisted()  # one for the process: a code is the provider's, whoever's account it came to
