@@ -1,9 +1,12 @@
 """Callbacks in, through the door: who is believed, who is a hint, who is refused; nobody charges or fills a disk."""
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -12,6 +15,7 @@ import asyncpg
 import httpx
 import pytest
 
+from kobiri import app as kobiri_app
 from kobiri.domain.ids import new_provider_reference
 from kobiri.domain.outcome import Accepted
 from kobiri.providers.base import Callback, CallbackWord
@@ -39,6 +43,7 @@ from tests.api.steps import (
     work,
 )
 from tests.conftest import Api, ApiFactory, Simulator
+from tests.providers import test_pawapay_signatures as pawapay
 
 OLD_SECRET = "the secret of last year, still good during the rotation"
 SETTLED = {"provider:mtn": 1_000, "merchant_available": -1_000}
@@ -382,15 +387,15 @@ JUNK: list[tuple[bytes, int]] = [
     (b"[]", 422),
     (b"null", 422),
     (b"{}", 422),
-    (b'{"externalId": 7, "status": "SUCCESSFUL"}', 422),
-    (b'{"externalId": "order-7", "status": "SUCCESSFUL"}', 422),
+    (b'{"externalId": [7], "status": "SUCCESSFUL"}', 422),
+    (b'{"externalId": "", "status": "SUCCESSFUL"}', 422),
     (b'{"externalId": "01935a1e-0000-4000-8000-000000000000", "status": "WON"}', 422),
     (b'{"status": "SUCCESSFUL", "status": "FAILED", "externalId": "01935a1e-0000-4000-8000-000000000000"}', 422),
     (b'{"externalId": "01935a1e-0000-4000-8000-000000000000", "status": "SUCCESSFUL", "amount": NaN}', 422),
     (b"\xff\xfe{}", 422),
     (b"[" * 60_000, 422),
     (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, 422),
-    (b'{"externalId": "\\ud800"}', 422),
+    (b'{"externalId": "01935a1e-0000-4000-8000-000000000000", "status": "\\ud800"}', 422),
     (b"x" * 65_537, 413),
 ]
 
@@ -406,6 +411,106 @@ async def test_other_providers_and_methods_have_no_door(api: Api) -> None:
     answer = await api.client.delete(CALLBACKS)
     problem(answer, 405, "method_not_allowed")
     assert {"POST", "PUT"} <= set(answer.headers["allow"].split(", "))
+
+
+# --- signed, and about an id that is none of ours -------------------------------------------------------------------
+
+MTN, AIRTEL, PAWAPAY = "mtn", "airtel", "pawapay"
+FOREIGN_ID = "1784534223"  # a time in seconds, as of a payment that was made at the operator's till
+FOREIGN: dict[str, dict[str, Any]] = {
+    MTN: {"externalId": FOREIGN_ID, "status": "SUCCESSFUL"},
+    AIRTEL: {"id": FOREIGN_ID, "status_code": "TS", "airtel_money_id": "BP260728.1001.A00007"},
+    PAWAPAY: {"depositId": FOREIGN_ID, "status": "COMPLETED"},
+}
+Sign = Callable[[str, dict[str, Any]], tuple[bytes, dict[str, str]]]
+
+
+def body_of(provider: str, told: dict[str, Any]) -> bytes:
+    return json.dumps({"transaction": told} if provider == AIRTEL else told).encode()
+
+
+def by_x_signature(provider: str, told: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+    body = body_of(provider, told)
+    return body, signature(body)
+
+
+def by_hash(_provider: str, told: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+    content = json.dumps(told).encode()
+    mac = base64.b64encode(hmac.digest(SECRET.encode(), content, hashlib.sha256))
+    return b'{"transaction":' + content + b',"hash":"' + mac + b'"}', {}
+
+
+def by_message_signature(provider: str, told: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+    now = int(time.time())
+    signer = pawapay.Signer(created=now, expires=now + 60, authority="api.test", body=body_of(provider, told))
+    sent = signer.callback()
+    return sent.body, dict(sent.headers)
+
+
+SIGNERS: list[Any] = [
+    pytest.param(MTN, {"mtn_webhook_secret": SECRET}, by_x_signature, id="mtn"),
+    pytest.param(AIRTEL, {"airtel_webhook_secret": SECRET}, by_x_signature, id="airtel"),
+    pytest.param(PAWAPAY, {"pawapay_webhook_secret": SECRET}, by_x_signature, id="pawapay"),
+    pytest.param(AIRTEL, {"airtel_callback_key": SECRET}, by_hash, id="airtel's hash"),
+    pytest.param(
+        PAWAPAY,
+        {
+            "pawapay_callback_signatures": "required",
+            "pawapay_callback_public_key": pawapay.pem(pawapay.KEY.public_key()),
+        },
+        by_message_signature,
+        id="pawapay's signature",
+    ),
+]
+
+
+async def with_accounts(make_api: ApiFactory, simulator: Simulator, **overrides: Any) -> Api:
+    """An account at each provider, and an address that is throttled after five bad callbacks."""
+    values = {name.lower(): value for name, value in kobiri_app.simulated_environment(simulator.url).items()}
+    accounts = {name: value for name, value in values.items() if name.startswith((MTN, AIRTEL, PAWAPAY))}
+    return await make_api(throttle_limit=5, **(accounts | overrides))
+
+
+async def post_to(api: Api, provider: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
+    return await api.client.post(
+        f"/api/v1/webhooks/{provider}", content=body, headers={"content-type": "application/json"} | headers
+    )
+
+
+@pytest.mark.parametrize(("provider", "settings", "sign"), SIGNERS)
+async def test_a_genuine_word_about_a_foreign_id_is_kept_and_counts_against_nobody(
+    make_api: ApiFactory, simulator: Simulator, provider: str, settings: dict[str, str], sign: Sign
+) -> None:
+    api = await with_accounts(make_api, simulator, **settings)
+    strange = {"status": "WON"} if provider != AIRTEL else {"status_code": "WON"}
+    for n in range(8):
+        body, headers = sign(provider, FOREIGN[provider] | {"n": n} | (strange if n % 2 else {}))
+        answer = await post_to(api, provider, body, headers)
+        assert (answer.status_code, answer.json()) == (200, {"status": "taken"})
+    assert await kept(api) == {"unmatched": 8}
+
+
+@pytest.mark.parametrize(("provider", "settings", "sign"), SIGNERS)
+async def test_a_genuine_word_that_cannot_be_read_is_kept_and_counts_against_nobody(
+    make_api: ApiFactory, simulator: Simulator, provider: str, settings: dict[str, str], sign: Sign
+) -> None:
+    """The provider is told so: it may post it again, when we can."""
+    api = await with_accounts(make_api, simulator, **settings)
+    for n in range(8):
+        body, headers = sign(provider, {"n": n})
+        problem(await post_to(api, provider, body, headers), 422, "unprocessable")
+    assert await kept(api) == {"unmatched": 8}
+
+
+@pytest.mark.parametrize("provider", [MTN, AIRTEL, PAWAPAY])
+async def test_who_signs_nothing_and_names_a_foreign_id_is_a_stranger(
+    make_api: ApiFactory, simulator: Simulator, provider: str
+) -> None:
+    unsigned = {"pawapay_callback_signatures": "off", "airtel_callback_key": None}
+    api = await with_accounts(make_api, simulator, **unsigned)
+    answers = [await post_to(api, provider, body_of(provider, FOREIGN[provider]), {}) for _ in range(7)]
+    assert [answer.status_code for answer in answers] == [422] * 5 + [429] * 2
+    assert await kept(api) == {"refused": 1}
 
 
 # --- throttle -------------------------------------------------------------------------------------------------------

@@ -41,12 +41,13 @@ class Signer:
     algorithm: str | None = "ecdsa-p256-sha256"
     content_digest: str | None = None
     authority: str = "pay.example.com"
+    body: bytes = BODY
 
     def callback(self) -> Callback:
         fields = {
             "content-type": "application/json; charset=UTF-8",
             "signature-date": "2024-05-02T13:45:51.131905Z",
-            "content-digest": self.content_digest or digest_of(BODY, self.digest),
+            "content-digest": self.content_digest or digest_of(self.body, self.digest),
         }
         derived = {"@method": "POST", "@authority": self.authority, "@path": "/api/v1/webhooks/pawapay"}
         values = fields | derived
@@ -63,7 +64,7 @@ class Signer:
             signature = r.to_bytes(32, "big") + s.to_bytes(32, "big")
         fields["signature-input"] = f"{self.label}={parameters}"
         fields["signature"] = f"{self.label}=:{base64.b64encode(signature).decode()}:"
-        return Callback("POST", self.authority, "/api/v1/webhooks/pawapay", tuple(fields.items()), BODY)
+        return Callback("POST", self.authority, "/api/v1/webhooks/pawapay", tuple(fields.items()), self.body)
 
 
 def digest_of(body: bytes, algorithm: str) -> str:

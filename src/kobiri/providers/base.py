@@ -242,6 +242,10 @@ class Unreadable(Exception):
     """A callback that is not one. The text is one plain sentence without any of its content."""
 
 
+class Foreign(Unreadable):
+    """A callback about an id that is none of ours, such as of a payment that somebody made at the provider's till."""
+
+
 # --- the adapter ----------------------------------------------------------------------------------------------------
 
 
@@ -294,7 +298,7 @@ class Provider(Protocol):
         ...
 
     def read_callback(self, callback: Callback) -> CallbackWord:
-        """Read a callback's words; pure. Raises Unreadable."""
+        """Read a callback's words; pure. Raises Foreign, Unreadable."""
         ...
 
     async def close(self) -> None: ...

@@ -11,7 +11,7 @@ from kobiri.domain.msisdn import may_be
 from kobiri.domain.outcome import Declined, Source, Succeeded
 from kobiri.domain.payment import Mode, Payment, says_otherwise
 from kobiri.domain.signature import is_genuine
-from kobiri.providers.base import Authenticity, Callback, CallbackWord, Provider, Unreadable
+from kobiri.providers.base import Authenticity, Callback, CallbackWord, Foreign, Provider, Unreadable
 from kobiri.services import outcomes, suspense
 from kobiri.services.access import Caller
 from kobiri.services.accounts import token_hash
@@ -32,7 +32,12 @@ KEPT_HEADERS = (
 )  # fmt: skip
 REFUSED_KEPT_EVERY_S = 1.0
 
-OUR_TROUBLE = (Unavailable,)  # no fault of whoever callback
+
+class NotUnderstood(Unprocessable):
+    """A genuine callback that cannot be read: the provider may post it again, and a newer reader may understand it."""
+
+
+OUR_TROUBLE = (Unavailable, NotUnderstood)  # no fault of whoever calls back
 
 
 class Refusals:
@@ -67,7 +72,8 @@ async def receive(
 
     False: nobody signed it and no payment of ours is meant, so it may be a stranger's.
 
-    Raises NotFound (no such provider here), Unauthenticated (not signed as it must be), Unprocessable (no callback).
+    Raises NotFound (no such provider here), Unauthenticated (not signed as it must be), NotUnderstood (genuine, and
+    cannot be read), Unprocessable (no callback).
     """
     road = await _receiver(gateway, provider_id, token)
     if road is None:
@@ -81,8 +87,15 @@ async def receive(
     try:
         word = provider.read_callback(callback)
     except Unreadable as error:
-        await _keep_stray(gateway, refusals, provider, callback, "refused")
-        raise Unprocessable(f"{error}") from None
+        if not signed:
+            await _keep_stray(gateway, refusals, provider, callback, "refused")
+            raise Unprocessable(f"{error}") from None
+        await _keep(gateway, provider, callback, "unmatched", PLATFORM, None)  # no stranger's, as below
+        if isinstance(error, Foreign):
+            log.warning("callback.unmatched", provider=provider_id, signed=signed)
+            return True
+        log.warning("callback.not_understood", provider=provider_id, why=f"{error}")
+        raise NotUnderstood(f"{error}") from None
     match = await _match(gateway, road, word)
     if signed or match is not None:  # what a stranger can write is no news of the provider's
         UNLISTED.note(provider_id, word.finding)

@@ -37,7 +37,7 @@ from kobiri.domain.outcome import (
     Unknown,
 )
 from kobiri.providers.answers import Object, Strange, cut, inner, read_object, readable, text, unclear, without_mark
-from kobiri.providers.base import Authenticity, CallbackWord, Collection, Payout, Unreadable
+from kobiri.providers.base import Authenticity, CallbackWord, Collection, Foreign, Payout, Unreadable
 from kobiri.providers.tokens import Fresh
 
 TOKEN_PATH = "/auth/oauth2/token"  # noqa: S105
@@ -525,7 +525,7 @@ def verify_callback(body: bytes, key: bytes) -> Authenticity:
 
 
 def read_callback(body: bytes) -> CallbackWord:
-    """Read whose payment it is and what became of it; never an amount. Raises Unreadable."""
+    """Read whose payment it is and what became of it; never an amount. Raises Foreign, Unreadable."""
     try:
         transaction = inner(read_object(body).get("transaction"))
         word = text(transaction.get("status_code"))
@@ -534,7 +534,9 @@ def read_callback(body: bytes) -> CallbackWord:
         raise Unreadable(f"This is no callback of Airtel's: {strange}.") from None
     reference = _reference(transaction)
     if reference is None:
-        raise Unreadable("This is no callback of Airtel's: its id is not a reference of ours.")
+        if transaction.get("id"):
+            raise Foreign("This is no callback about a payment of ours: its id is not a reference of ours.")
+        raise Unreadable("This is no callback of Airtel's: it names no id.")
     finding: Accepted | Succeeded | Declined
     match word:
         case "TS":
