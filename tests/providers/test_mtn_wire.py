@@ -13,7 +13,7 @@ from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, NotFound, NotSent, Succeeded, Unknown
 from kobiri.domain.payment import Kind
-from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable
+from kobiri.providers.base import CallbackWord, Collection, Foreign, Payout, Refund, Request, Unreadable
 from kobiri.providers.mtn import wire
 
 REFERENCE = ProviderReference("8a3f0e52-6f43-4a0e-9a56-1d1f6f1a7a10")
@@ -31,6 +31,7 @@ SUCCESS = {
 }
 PAID_OUT = {name: value for name, value in SUCCESS.items() if name != "payer"} | {"payee": SUCCESS["payer"]}
 EMAIL = {"partyIdType": "EMAIL", "partyId": "payer@example.com"}
+LONG_WORD = "LOW_BALANCE_OR_PAYEE_LIMIT_REACHED_OR_NOT_ALLOWED"
 SUCCEEDED = Succeeded("363440463", Money(10_000, "ZMW"), "260961234567")
 
 
@@ -169,6 +170,15 @@ def test_a_callback_url_travels_only_where_there_is_one() -> None:
         (500, b'{"code":"INVALID_CURRENCY"}', Declined(FailureCode.PROVIDER_REJECTED, "INVALID_CURRENCY")),
         (500, b'{"code":"INTERNAL_PROCESSING_ERROR"}', Unknown("HTTP 500 INTERNAL_PROCESSING_ERROR")),
         (500, b'{"code":"NEVER_HEARD_OF"}', Unknown("HTTP 500 NEVER_HEARD_OF")),
+        (
+            500,
+            b'{"code":"SENDER_ACCOUNT_NOT_ACTIVE"}',
+            Unknown("HTTP 500 SENDER_ACCOUNT_NOT_ACTIVE", outage=False),
+        ),
+        (500, b'{"code":"PAYEE_LIMIT_REACHED"}', Unknown("HTTP 500 PAYEE_LIMIT_REACHED", outage=False)),
+        (500, b'{"code":"VALIDATION_ERROR"}', Unknown("HTTP 500 VALIDATION_ERROR", outage=False)),
+        (500, json.dumps({"code": LONG_WORD}).encode(), Unknown(f"HTTP 500 {LONG_WORD}", outage=False)),
+        (503, b'{"code":"VALIDATION_ERROR"}', Unknown("HTTP 503 VALIDATION_ERROR")),
         (500, b'{"code":"NOT_ALLOWED","code":"NOT_ALLOWED"}', Unknown("HTTP 500")),
         (500, b'{"code":["NOT_ALLOWED"]}', Unknown("HTTP 500")),
         (500, b"", Unknown("HTTP 500")),
@@ -257,7 +267,17 @@ def test_only_documented_refusals_decline_a_500() -> None:
         (200, dump(status="FAILED", externalId=OTHER), Unknown("the answer is about another reference", outage=False)),
         (200, dump(status="PENDING"), Accepted()),
         (200, dump(status="CREATED"), Accepted()),
-        (200, dump(status="ONGOING"), Unknown("the status is not one of MTN's words", outage=False)),
+        *(
+            (200, dump(status=word), Unknown("the status is not one of MTN's words", outage=False))
+            for word in ("EXPIRED", "REJECTED", "TIMEOUT", "ONGOING")
+        ),
+        (200, dump(payer={"partyIdType": "MSISDN", "partyId": "961234567"}), SUCCEEDED),
+        (
+            200,
+            dump(payer={"partyIdType": "MSISDN", "partyId": ["96"]}),
+            Unknown("a field has an unexpected type", outage=False),
+        ),
+        (500, b'{"code":"VALIDATION_ERROR"}', Unknown("HTTP 500 VALIDATION_ERROR", outage=False)),
         (200, dump(status="successful"), Unknown("the status is not one of MTN's words", outage=False)),
         (200, dump(status=None), Unknown("the status is not one of MTN's words", outage=False)),
         (200, b"", Unknown("the body is not JSON")),
@@ -279,6 +299,24 @@ def test_only_documented_refusals_decline_a_500() -> None:
 )
 def test_answers_to_a_status_question(status: int, body: bytes, finding: object) -> None:
     assert wire.read_status(status, body, REFERENCE, "collection") == finding
+
+
+@pytest.mark.parametrize("kind", ["collection", "payout", "refund"])
+@pytest.mark.parametrize(
+    ("word", "ours"),
+    [
+        (LONG_WORD, FailureCode.INSUFFICIENT_FUNDS),
+        ("SENDER_ACCOUNT_NOT_ACTIVE", FailureCode.NOT_ALLOWED),
+        ("PAYEE_LIMIT_REACHED", FailureCode.PAYEE_NOT_ALLOWED),
+        ("VALIDATION_ERROR", FailureCode.PROVIDER_REJECTED),
+        ("TRANSACTION_NOT_COMPLETED", FailureCode.PROVIDER_ERROR),
+        ("TRANSACTION_NOT_FOUND", FailureCode.PROVIDER_REJECTED),
+    ],
+)
+def test_mtns_words_for_a_failure(kind: Kind, word: str, ours: FailureCode) -> None:
+    told = dump(status="FAILED", reason=word)
+    assert wire.read_status(200, told, REFERENCE, kind) == Declined(ours, word)
+    assert wire.read_callback(told).finding == Declined(ours, word)
 
 
 @pytest.mark.parametrize("kind", ["payout", "refund"])
@@ -369,9 +407,8 @@ def test_callbacks_are_read(body: bytes, word: CallbackWord) -> None:
         b"",
         b"null",
         b"canary",
-        dump(externalId="canary"),
         dump(externalId=None),
-        dump(externalId=REFERENCE[:-2] + "_1"),
+        dump(externalId=""),
         dump(status="canary"),
         dump(status={"canary": 1}),
         dump(status="FAILED", reason=["canary"]),
@@ -381,8 +418,17 @@ def test_callbacks_are_read(body: bytes, word: CallbackWord) -> None:
 def test_what_is_no_callback_is_unreadable_and_not_quoted(body: bytes) -> None:
     with pytest.raises(Unreadable) as caught:
         wire.read_callback(body)
+    assert not isinstance(caught.value, Foreign)
     assert "canary" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("told", ["canary", 1784534223, REFERENCE[:-2] + "_1", REFERENCE.replace("-", "")])
+def test_another_ones_id_is_foreign_whatever_else_is_said(told: object) -> None:
+    for body in (dump(externalId=told), dump(externalId=told, status="canary")):
+        with pytest.raises(Foreign) as caught:
+            wire.read_callback(body)
+        assert "canary" not in str(caught.value)
 
 
 # --- tokens -------------------------------------------------------------------------------------------------

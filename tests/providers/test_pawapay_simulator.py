@@ -347,14 +347,31 @@ async def test_a_deposit_is_refunded_in_parts_and_never_more(sim: Client) -> Non
 
 
 async def test_only_a_completed_deposit_is_refunded_and_one_refund_at_a_time(sim: Client) -> None:
-    assert (await sim.ask("refunds", new_id(), depositId=new_id())).code == "DEPOSIT_NOT_FOUND"
     stuck = await sim.pay("deposits", "260763456129", "MTN_MOMO_ZMB")
-    assert (await sim.ask("refunds", new_id(), depositId=stuck)).code == "DEPOSIT_NOT_COMPLETED"
+    words = {"v2": ("NOT_FOUND", "INVALID_STATE"), "v1": ("DEPOSIT_NOT_FOUND", "DEPOSIT_NOT_COMPLETED")}
+    for version, (unknown, open_) in words.items():
+        await sim.configure(refund_words=version)
+        assert (await sim.ask("refunds", new_id(), depositId=new_id())).code == unknown
+        assert (await sim.ask("refunds", new_id(), depositId=stuck)).code == open_
     deposit = await sim.take("deposits")
     await sim.settled("deposits", deposit)
     await sim.fault("payer", operation="refund", decision="ignore", times=1)
     await sim.take("refunds", depositId=deposit, amount="1")
     assert (await sim.ask("refunds", new_id(), depositId=deposit, amount="1")).code == "REFUND_IN_PROGRESS"
+
+
+@pytest.mark.parametrize(("kind", "what"), [("collection", "deposits"), ("payout", "payouts"), ("refund", "refunds")])
+async def test_a_kind_of_movement_may_be_refused_also_to_a_repeat(sim: Client, kind: str, what: str) -> None:
+    deposit = await sim.take("deposits")
+    await sim.settled("deposits", deposit)
+    more = {"depositId": deposit} if kind == "refund" else {}
+    taken = await sim.take(what, **more)
+    for status, at in (("403", 403), ("200", 200)):
+        await sim.configure(not_allowed={kind: status})
+        for reference in (taken, new_id()):
+            answer = await sim.ask(what, reference, **more)
+            assert (answer.status, answer.code) == (at, f"{what.upper()}_NOT_ALLOWED")
+    assert (await sim.settled(what, taken))["status"] == "COMPLETED"
 
 
 async def test_a_failed_refund_may_be_tried_again(sim: Client) -> None:
@@ -592,7 +609,7 @@ async def test_it_can_forget(sim: Client) -> None:
     await sim.settled("deposits", deposit)
     await sim.call("DELETE", "/_sim/payments")
     assert (await sim.call("GET", f"/pawapay/v2/deposits/{deposit}")).json == {"status": "NOT_FOUND"}
-    assert (await sim.ask("refunds", new_id(), depositId=deposit)).code == "DEPOSIT_NOT_FOUND"
+    assert (await sim.ask("refunds", new_id(), depositId=deposit)).code == "NOT_FOUND"
 
 
 # --- the toolkit --------------------------------------------------------------------------------------------

@@ -196,6 +196,18 @@ def test_a_token_may_tell_whose_account_it_opens(text: str, subject: str | None)
         (400, refusal("MISSING_PARAMETER"), Declined(FailureCode.PROVIDER_REJECTED, "MISSING_PARAMETER")),
         (400, refusal("UNSUPPORTED_PARAMETER"), Declined(FailureCode.PROVIDER_REJECTED, "UNSUPPORTED_PARAMETER")),
         (400, refusal("INVALID_PARAMETER"), Declined(FailureCode.PROVIDER_REJECTED, "INVALID_PARAMETER")),
+        (
+            400,
+            refusal("DUPLICATE_METADATA_FIELD"),
+            Declined(FailureCode.PROVIDER_REJECTED, "DUPLICATE_METADATA_FIELD"),
+        ),
+        *(
+            (403, refusal(f"{kind}_NOT_ALLOWED"), Declined(FailureCode.NOT_ALLOWED, f"{kind}_NOT_ALLOWED"))
+            for kind in ("DEPOSITS", "PAYOUTS", "REFUNDS", "REMITTANCES")
+        ),
+        (403, refusal("NOT_ALLOWED"), Unknown("HTTP 403 NOT_ALLOWED", outage=False, refused=True)),
+        (403, b"<html>DEPOSITS_NOT_ALLOWED</html>", Unknown("HTTP 403", outage=False, refused=True)),
+        (401, refusal("DEPOSITS_NOT_ALLOWED"), Unknown("HTTP 401 DEPOSITS_NOT_ALLOWED", outage=False, refused=True)),
         (400, refusal("SOMETHING_ELSE"), Unknown("HTTP 400 SOMETHING_ELSE", outage=False)),
         (400, b"<html>Bad Request</html>", Unknown("HTTP 400", outage=False)),
         (401, refusal("NO_AUTHENTICATION"), Unknown("HTTP 401 NO_AUTHENTICATION", outage=False, refused=True)),
@@ -228,6 +240,9 @@ def test_the_answer_to_a_request(status: int, body: bytes, outcome: Outcome) -> 
         ("PROVIDER_TEMPORARILY_UNAVAILABLE", FailureCode.PROVIDER_UNAVAILABLE),
         ("REFUND_IN_PROGRESS", FailureCode.PROVIDER_REJECTED),
         ("AMOUNT_TOO_LARGE", FailureCode.PROVIDER_REJECTED),
+        ("REMITTANCES_NOT_ALLOWED", FailureCode.NOT_ALLOWED),
+        ("NOT_FOUND", FailureCode.PROVIDER_REJECTED),
+        ("INVALID_STATE", FailureCode.PROVIDER_REJECTED),
     ],
 )
 def test_a_rejection_has_its_reason(code: str, ours: FailureCode) -> None:
@@ -328,6 +343,7 @@ def test_what_is_found(changes: dict[str, Any], finding: Finding) -> None:
         ("WALLET_LIMIT_REACHED", FailureCode.PAYER_LIMIT_REACHED),
         ("UNSPECIFIED_FAILURE", FailureCode.PROVIDER_ERROR),
         ("A_NEW_WORD", FailureCode.PROVIDER_ERROR),
+        ("UNKNOWN_ERROR", FailureCode.PROVIDER_ERROR),
     ],
 )
 def test_a_failure_has_its_reason(code: str, ours: FailureCode) -> None:

@@ -138,6 +138,29 @@ async def test_a_callback_that_agrees_asks_for_nothing(api: Api, simulator: Simu
         assert await due_in(api, payment) is None
 
 
+@pytest.mark.parametrize("secret", [SECRET, None], ids=["signed", "unsigned"])
+async def test_a_callback_ahead_of_the_status_and_its_copy_minutes_later_are_no_lies(
+    make_api: ApiFactory, simulator: Simulator, secret: str | None
+) -> None:
+    """MTN posts before its status call knows, and posts the same again three minutes after a 200."""
+    api = await make_api(mtn_webhook_secret=secret)
+    payment = (await api.pay()).json()
+    await charged(simulator, payment["provider_reference"])
+    await simulator.fault(kind="wrong_word", operation="status", words=["pending"], times=2)
+    assert (await post_callback(api, callback(payment), secret=secret)).status_code == 200
+    while secret is None and await questions(simulator, payment) < 2:
+        await check(api)
+        after = await read(api, payment["id"])
+        assert (after["status"], after["review"]) == ("PENDING", None)
+    done = await until(api, payment["id"], "SUCCESSFUL")
+    before, asked = await history(api, payment["id"]), await questions(simulator, payment)
+    copy = callback(payment, financialTransactionId=done["provider_transaction_id"])
+    assert (await post_callback(api, copy, secret=secret)).status_code == 200
+    assert await work(api) == 0
+    assert (await read(api, payment["id"]), await history(api, payment["id"])) == (done, before)
+    assert await questions(simulator, payment) == asked
+
+
 async def test_strangers_cause_few_questions_about_what_is_final(api: Api, simulator: Simulator) -> None:
     unpaid = await until(api, (await api.pay(payer="260960000451")).json()["id"], "FAILED")
     asked = await questions(simulator, unpaid)

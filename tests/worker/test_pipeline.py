@@ -539,6 +539,44 @@ async def test_nothing_is_due_when_all_is_final(api: Api) -> None:
     assert await work(api) == 0
 
 
+async def pawapay_api(make_api: ApiFactory, simulator: Simulator, **overrides: Any) -> Api:
+    values = kobiri_app.simulated_environment(simulator.url)
+    return await make_api(
+        **{name.lower(): value for name, value in values.items() if name.startswith("PAWAPAY_")}, **overrides
+    )
+
+
+async def test_pawapay_refuses_a_kind_of_movement_with_403(make_api: ApiFactory, simulator: Simulator) -> None:
+    api = await pawapay_api(make_api, simulator)
+    not_allowed = {"kind": "error_before", "operation": "create", "status": 403, "code": "DEPOSITS_NOT_ALLOWED"}
+    await simulator.fault(provider="pawapay", times=1, **not_allowed)
+    refused = (await api.pay(payer="260971234567")).json()
+    assert (refused["status"], refused["failure"]["code"]) == ("FAILED", "not_allowed")
+    assert refused["failure"]["provider_code"] == "DEPOSITS_NOT_ALLOWED"
+    assert await work(api) == 0
+
+
+@pytest.mark.parametrize("lost", [1, PASSES], ids=["repeated at once", "sent again by the worker"])
+async def test_pawapays_403_to_a_repeat_says_nothing_about_the_first(
+    make_api: ApiFactory, simulator: Simulator, lost: int
+) -> None:
+    api = await pawapay_api(make_api, simulator)
+    await simulator.fault(provider="pawapay", kind="drop_after", operation="create", times=lost)
+    await simulator.fault(
+        provider="pawapay", kind="error_before", operation="create", status=403, code="DEPOSITS_NOT_ALLOWED", skip=lost
+    )
+    body = problem(await api.pay(payer="260971234567"), 504, "provider_timeout")
+    if lost == PASSES:
+        await simulator.fault(provider="pawapay", kind="not_found_for", operation="status", ms=600_000, times=1)
+        await check(api)  # not found, so it is sent again
+    payment = await read(api, body["payment_id"])
+    sent = [r for r in await simulator.requests(provider="pawapay") if r["operation"] == "create"]
+    assert [r["answered"] for r in sent] == ["dropped"] * lost + [403]
+    assert payment["status"] == "TIMEOUT"
+    await until(api, payment["id"], "SUCCESSFUL")
+    await charged(simulator, payment["provider_reference"])
+
+
 async def test_where_no_repeat_is_promised_no_second_request_leaves_beside_an_open_one(
     make_api: ApiFactory, simulator: Simulator
 ) -> None:

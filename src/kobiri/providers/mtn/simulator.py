@@ -71,6 +71,7 @@ MESSAGES: Final[Mapping[str, str]] = {
     "INTERNAL_PROCESSING_ERROR": "An internal error occurred while processing.",
     "INVALID_CALLBACK_URL_HOST": "The callback host is not the registered one.",
     "INVALID_CURRENCY": "Currency not supported.",
+    "LOW_BALANCE_OR_PAYEE_LIMIT_REACHED_OR_NOT_ALLOWED": "Low balance, or the payee's limit is reached or not allowed.",
     "NOT_ALLOWED": "The operation is not allowed.",
     "NOT_ALLOWED_TARGET_ENVIRONMENT": "Access to target environment is forbidden.",
     "NOT_ENOUGH_FUNDS": "The payer does not have enough funds.",
@@ -81,6 +82,8 @@ MESSAGES: Final[Mapping[str, str]] = {
     "RESOURCE_ALREADY_EXIST": "Duplicated reference id. Creation of resource failed.",
     "RESOURCE_NOT_FOUND": "Requested resource was not found.",
     "SERVICE_UNAVAILABLE": "Service temporarily unavailable, try again later.",
+    "TRANSACTION_NOT_COMPLETED": "The transaction was not completed.",
+    "TRANSACTION_NOT_FOUND": "The transaction was not found.",
 }
 
 # Test numbers by their last three digits: the reason with which a request to pay or a deposit fails.
@@ -124,8 +127,14 @@ REFUSED_HOLDERS: Final[Mapping[str, tuple[int, str]]] = {
     "455": (503, "SERVICE_UNAVAILABLE"),
 }
 INACTIVE_HOLDER: Final = "451"
-# MTN has no number for these two; only the Zambian block knows them.
-OWN_FAILING_NUMBERS: Final[Mapping[str, str]] = {"465": "NOT_ENOUGH_FUNDS", "466": "PAYER_LIMIT_REACHED"}
+# MTN has no number for these; only the Zambian block knows them.
+OWN_FAILING_NUMBERS: Final[Mapping[str, str]] = {
+    "465": "NOT_ENOUGH_FUNDS",
+    "466": "PAYER_LIMIT_REACHED",
+    "467": "LOW_BALANCE_OR_PAYEE_LIMIT_REACHED_OR_NOT_ALLOWED",
+    "468": "TRANSACTION_NOT_COMPLETED",
+    "469": "TRANSACTION_NOT_FOUND",
+}
 SANDBOX_BLOCK: Final = "46733123"
 ZAMBIAN_BLOCK: Final = "260960000"
 
@@ -161,7 +170,7 @@ WORDS: Final = Words(
     paid=(SUCCESSFUL, None),
     rejected=(FAILED, "APPROVAL_REJECTED"),
     expired=(FAILED, "EXPIRED"),
-    no_funds=(FAILED, "NOT_ENOUGH_FUNDS"),
+    no_funds=(FAILED, "LOW_BALANCE_OR_PAYEE_LIMIT_REACHED_OR_NOT_ALLOWED"),  # the word that is seen most
     broken=(FAILED, "INTERNAL_PROCESSING_ERROR"),
     pending=PENDING,
 )

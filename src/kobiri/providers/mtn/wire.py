@@ -29,7 +29,7 @@ from kobiri.domain.outcome import (
 from kobiri.domain.payment import Kind
 from kobiri.domain.statement import Direction
 from kobiri.providers.answers import Object, Strange, cut, money, number, read_object, readable, text, unclear
-from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable
+from kobiri.providers.base import CallbackWord, Collection, Foreign, Payout, Refund, Request, Unreadable
 
 Product = Literal["collection", "disbursement"]
 
@@ -55,6 +55,7 @@ SECONDS = re.compile(r"[1-9][0-9]{0,6}", re.ASCII)
 REASONS = {
     "PAYER_NOT_FOUND": FailureCode.PAYER_NOT_FOUND,
     "NOT_ENOUGH_FUNDS": FailureCode.INSUFFICIENT_FUNDS,
+    "LOW_BALANCE_OR_PAYEE_LIMIT_REACHED_OR_NOT_ALLOWED": FailureCode.INSUFFICIENT_FUNDS,  # the commonest: README 4 [O]
     "PAYER_LIMIT_REACHED": FailureCode.PAYER_LIMIT_REACHED,
     "APPROVAL_REJECTED": FailureCode.PAYER_DECLINED,
     "TRANSACTION_CANCELED": FailureCode.PAYER_DECLINED,
@@ -71,7 +72,8 @@ REASONS = {
     "INVALID_CURRENCY": FailureCode.PROVIDER_REJECTED,
     "VALIDATION_ERROR": FailureCode.PROVIDER_REJECTED,
     "RESOURCE_NOT_FOUND": FailureCode.PROVIDER_REJECTED,  # a refund's collection, we think: README 4 [I]
-    "LOW_BALANCE_OR_PAYEE_LIMIT_REACHED_OR_NOT_ALLOWED": FailureCode.PROVIDER_REJECTED,
+    "TRANSACTION_NOT_FOUND": FailureCode.PROVIDER_REJECTED,  # listed, nowhere explained: README 4 [C]
+    "TRANSACTION_NOT_COMPLETED": FailureCode.PROVIDER_ERROR,  # the same
     "INTERNAL_PROCESSING_ERROR": FailureCode.PROVIDER_ERROR,  # final when FAILED: README 4 [O]
     "SERVICE_UNAVAILABLE": FailureCode.PROVIDER_UNAVAILABLE,
 }
@@ -88,6 +90,15 @@ REFUSED_WITH_500 = frozenset({
     "PAYER_LIMIT_REACHED",
     "PAYEE_NOT_ALLOWED_TO_RECEIVE",
 })  # fmt: skip
+
+# Words about one wallet or one amount of which nobody tells with which status they come: README 2 [C] [I]. With 500
+# they settle nothing, and are no outage all the same.
+ABOUT_ONE_REQUEST = REFUSED_WITH_500 | {
+    "SENDER_ACCOUNT_NOT_ACTIVE",
+    "PAYEE_LIMIT_REACHED",
+    "VALIDATION_ERROR",
+    "LOW_BALANCE_OR_PAYEE_LIMIT_REACHED_OR_NOT_ALLOWED",
+}
 
 # Words that take back what a 400 says: the request arrived before, or MTN does not know itself.
 NO_REFUSAL = frozenset({"RESOURCE_ALREADY_EXIST", "INTERNAL_PROCESSING_ERROR", "SERVICE_UNAVAILABLE"})
@@ -241,7 +252,7 @@ def read_status(status: int, body: bytes, reference: ProviderReference, kind: Ki
 def _unknown(status: int, body: bytes) -> Unknown:
     unknown = unclear(status, body, _told(status, body))
     # Such a 500 speaks of one number or one amount, in an answer to a question too.
-    about_one = status == HTTPStatus.INTERNAL_SERVER_ERROR and _code(body) in REFUSED_WITH_500
+    about_one = status == HTTPStatus.INTERNAL_SERVER_ERROR and _code(body) in ABOUT_ONE_REQUEST
     return replace(unknown, outage=False) if about_one else unknown
 
 
@@ -262,18 +273,20 @@ def _read_found(body: bytes, reference: ProviderReference, kind: Kind) -> Findin
 
 
 def read_callback(body: bytes) -> CallbackWord:
-    """Read whose payment it is and what became of it: a status answer's body. Raises Unreadable.
+    """Read whose payment it is and what became of it: a status answer's body. Raises Foreign, Unreadable.
 
     `payer` in the word is whoever it names, payer or payee: money comes from the one and goes to the other.
     """
     try:
         answer = read_object(body)
-        reference = (text(answer.get("externalId")) or "").lower()
+        reference = (text(answer.get("externalId"), numbers=True) or "").lower()
+        if not reference:
+            raise Strange("there is no externalId")
+        if parse_id(reference) != reference:
+            raise Foreign("This is no callback about a payment of ours: externalId is not a reference of ours.")
         word = _read_word(answer)
     except Strange as strange:
         raise Unreadable(f"This is no callback of MTN's: {strange}.") from None
-    if parse_id(reference) != reference:
-        raise Unreadable("This is no callback of MTN's: externalId is not a reference of ours.")
     money, payer = readable(_money, answer), readable(_named, answer)
     if isinstance(word, Succeeded):
         word = replace(word, money=money, payer=payer)

@@ -85,14 +85,23 @@ MESSAGES: Final[Mapping[str, str]] = {
     "DEPOSIT_ALREADY_REFUNDED": "The deposit has been refunded already.",
     "DEPOSIT_NOT_COMPLETED": "The deposit has not been completed.",
     "DEPOSIT_NOT_FOUND": "There is no such deposit.",
+    "DEPOSITS_NOT_ALLOWED": "Deposits are not enabled for this account.",
     "INVALID_AMOUNT": "The amount is not one that the provider takes.",
     "INVALID_CURRENCY": "The currency is not supported by the provider.",
     "INVALID_PHONE_NUMBER": "The phone number is not an MSISDN.",
     "INVALID_PROVIDER": "The provider is not known.",
+    "INVALID_STATE": "The deposit has not been completed.",
+    "NOT_FOUND": "There is no such deposit.",
     "NO_AUTHENTICATION": "There is no API token in the request headers.",
+    "PAYOUTS_NOT_ALLOWED": "Payouts are not enabled for this account.",
     "PROVIDER_TEMPORARILY_UNAVAILABLE": "The provider is not available at the moment.",
     "REFUND_IN_PROGRESS": "Another refund of the deposit is being processed.",
+    "REFUNDS_NOT_ALLOWED": "Refunds are not enabled for this account.",
 }
+
+# A refund of a deposit that is unknown, or not completed, in the words of each version.
+NO_DEPOSIT: Final[Mapping[str, str]] = {"v1": "DEPOSIT_NOT_FOUND", "v2": "NOT_FOUND"}
+OPEN_DEPOSIT: Final[Mapping[str, str]] = {"v1": "DEPOSIT_NOT_COMPLETED", "v2": "INVALID_STATE"}
 
 UUID_V4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 AMOUNT: Final = re.compile(r"(0|[1-9][0-9]{0,19})(\.[0-9]{1,2})?")
@@ -145,6 +154,9 @@ class PawapayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     api_tokens: tuple[str, ...] = ()  # none: any token will do
     availability: Literal["OPERATIONAL", "DELAYED", "CLOSED"] = "OPERATIONAL"
+    # Kinds of movement that this account may not use, each with the HTTP status that says so.
+    not_allowed: dict[Kind, Literal["200", "403"]] = {}
+    refund_words: Literal["v1", "v2"] = "v2"
     prompt_ms: Milliseconds = 400
     deposit_callback_url: str | None = None
     payout_callback_url: str | None = None
@@ -280,6 +292,7 @@ class PawapaySimulator:
             async def process() -> web.Response:
                 self._check_token(request)
                 new = _decoded(body, SHAPES[kind])
+                self._check_allowed(kind, _id_of(new))
                 known = self._payments[kind].get(_uuid(_id_of(new)))
                 if known is not None and self._stage.faults.take(cue, f.NoDedupe) is None:
                     return json_answer(200, _initiation(known, "DUPLICATE_IGNORED"))
@@ -307,7 +320,7 @@ class PawapaySimulator:
         refund_id = new.refund_id.lower()
         deposit = self._payments["collection"].get(_uuid(new.deposit_id))
         if deposit is None:
-            raise Refused(_rejected("refund", refund_id, "DEPOSIT_NOT_FOUND"))
+            raise Refused(_rejected("refund", refund_id, NO_DEPOSIT[self._options.now.refund_words]))
         rest = _minor(deposit.amount) - sum(
             _minor(refund.amount) for refund in deposit.refunds if refund.status != FAILED
         )
@@ -320,9 +333,22 @@ class PawapaySimulator:
             provider=deposit.provider,
             deposit=deposit,
         )
+        if deposit.status != COMPLETED:
+            raise Refused(_rejected("refund", refund_id, OPEN_DEPOSIT[self._options.now.refund_words]))
         if (code := _wrong_with_refund(payment, deposit, rest)) is not None:
             raise Refused(_rejected("refund", refund_id, code))
         return payment
+
+    def _check_allowed(self, kind: Kind, reference: str) -> None:
+        """Before anything else: a repeat of what was taken is refused too."""
+        code = f"{OPERATION_TYPES[kind]}S_NOT_ALLOWED"
+        match self._options.now.not_allowed.get(kind):
+            case "403":
+                raise Refused(_failure(403, code))
+            case "200":
+                raise Refused(_rejected(kind, reference, code))
+            case _:
+                pass
 
     def _check_open(self, payment: Payment) -> None:
         match self._options.now.availability:
@@ -655,8 +681,6 @@ def _wrong_with(payment: Payment) -> str | None:
 
 
 def _wrong_with_refund(refund: Payment, deposit: Payment, rest: int) -> str | None:
-    if deposit.status != COMPLETED:
-        return "DEPOSIT_NOT_COMPLETED"
     if any(known.status not in FINAL for known in deposit.refunds):
         return "REFUND_IN_PROGRESS"
     if rest <= 0:

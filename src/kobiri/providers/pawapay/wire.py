@@ -31,7 +31,7 @@ from kobiri.providers.answers import (
     unclear,
     without_mark,
 )
-from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable, kind_of
+from kobiri.providers.base import CallbackWord, Collection, Foreign, Payout, Refund, Request, Unreadable, kind_of
 
 PATHS: Mapping[Kind, str] = {"collection": "/v2/deposits", "payout": "/v2/payouts", "refund": "/v2/refunds"}
 IDS: Mapping[Kind, str] = {"collection": "depositId", "payout": "payoutId", "refund": "refundId"}
@@ -62,6 +62,7 @@ REASONS = {
     "DEPOSITS_NOT_ALLOWED": FailureCode.NOT_ALLOWED,
     "PAYOUTS_NOT_ALLOWED": FailureCode.NOT_ALLOWED,
     "REFUNDS_NOT_ALLOWED": FailureCode.NOT_ALLOWED,
+    "REMITTANCES_NOT_ALLOWED": FailureCode.NOT_ALLOWED,
     "PROVIDER_TEMPORARILY_UNAVAILABLE": FailureCode.PROVIDER_UNAVAILABLE,
     "PAYMENT_IN_PROGRESS": FailureCode.PROVIDER_REJECTED,
     "TRANSACTION_ALREADY_IN_PROCESS": FailureCode.PROVIDER_REJECTED,
@@ -69,11 +70,35 @@ REASONS = {
     "DEPOSIT_ALREADY_REFUNDED": FailureCode.PROVIDER_REJECTED,
     "REFUND_IN_PROGRESS": FailureCode.PROVIDER_REJECTED,
     "AMOUNT_TOO_LARGE": FailureCode.PROVIDER_REJECTED,
+    "NOT_FOUND": FailureCode.PROVIDER_REJECTED,  # of a refund: its deposit
+    "INVALID_STATE": FailureCode.PROVIDER_REJECTED,  # the same
+    "DEPOSIT_NOT_FOUND": FailureCode.PROVIDER_REJECTED,  # version 1's words for these two
+    "DEPOSIT_NOT_COMPLETED": FailureCode.PROVIDER_REJECTED,
+    "AMOUNT_OUT_OF_BOUNDS": FailureCode.PROVIDER_REJECTED,
+    "INVALID_AMOUNT": FailureCode.PROVIDER_REJECTED,
+    "INVALID_PHONE_NUMBER": FailureCode.PROVIDER_REJECTED,
+    "INVALID_CURRENCY": FailureCode.PROVIDER_REJECTED,
+    "INVALID_PROVIDER": FailureCode.PROVIDER_REJECTED,
     "UNSPECIFIED_FAILURE": FailureCode.PROVIDER_ERROR,
+    "UNKNOWN_ERROR": FailureCode.PROVIDER_ERROR,  # with FAILED; with REJECTED see below
 }
 
 # What HTTP 400 must say to be pawaPay's own refusal, and not that of something in front of it: README 2 [D].
-REFUSED_WITH_400 = frozenset({"INVALID_INPUT", "MISSING_PARAMETER", "UNSUPPORTED_PARAMETER", "INVALID_PARAMETER"})
+REFUSED_WITH_400 = frozenset({
+    "INVALID_INPUT",
+    "MISSING_PARAMETER",
+    "UNSUPPORTED_PARAMETER",
+    "INVALID_PARAMETER",
+    "DUPLICATE_METADATA_FIELD",
+})  # fmt: skip
+
+# What HTTP 403 says of the kind of movement, and not of the credentials: README 2 [D2]. It comes with 200 too.
+REFUSED_WITH_403 = frozenset({
+    "DEPOSITS_NOT_ALLOWED",
+    "PAYOUTS_NOT_ALLOWED",
+    "REFUNDS_NOT_ALLOWED",
+    "REMITTANCES_NOT_ALLOWED",
+})  # fmt: skip
 
 # A word that takes back what REJECTED says: pawaPay does not know itself.
 NO_REFUSAL = "UNKNOWN_ERROR"
@@ -151,7 +176,9 @@ def read_create(status: int, body: bytes, reference: ProviderReference) -> Outco
             return _read_initiation(body, reference)
         case 400 if (code := _code(body)) in REFUSED_WITH_400:
             return Declined(FailureCode.PROVIDER_REJECTED, code)
-        case _:  # 401 and 403 too: of an earlier request under this reference they say nothing
+        case 403 if (code := _code(body)) in REFUSED_WITH_403:
+            return Declined(FailureCode.NOT_ALLOWED, code)
+        case _:  # any other 403 and 401 too: they speak of the credentials, and not of this payment
             return _unknown(status, body)
 
 
@@ -208,16 +235,18 @@ def _read_found(data: Object, kind: Kind, reference: ProviderReference) -> Findi
 
 
 def read_callback(body: bytes) -> CallbackWord:
-    """Read whose payment it is and what became of it: the `data` of a status answer. Raises Unreadable."""
+    """Read whose payment it is and what became of it: the `data` of a status answer. Raises Foreign, Unreadable."""
     try:
         data = read_object(body)
         kind = _kind_in(data)
-        reference = (text(data.get(IDS[kind])) or "").lower()
+        reference = (text(data.get(IDS[kind]), numbers=True) or "").lower()
+        if not reference:
+            raise Strange(f"{IDS[kind]} is empty")
+        if parse_id(reference) != reference:
+            raise Foreign(f"This is no callback about a payment of ours: {IDS[kind]} is not a reference of ours.")
         word = _read_word(data, kind)
     except Strange as strange:
         raise Unreadable(f"This is no callback of pawaPay's: {strange}.") from None
-    if parse_id(reference) != reference:
-        raise Unreadable(f"This is no callback of pawaPay's: {IDS[kind]} is not a reference of ours.")
     amount = readable(_money, data)
     wallet = readable(lambda told: _wallet(told, kind), data)
     if isinstance(word, Succeeded):
