@@ -7,9 +7,11 @@ from http import HTTPStatus
 from typing import Never, TypeVar
 
 from kobiri.domain.errors import CurrencyNotSupported, InvalidAmount
+from kobiri.domain.ids import ProviderReference, parse_id
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import as_told
 from kobiri.domain.outcome import Unknown
+from kobiri.providers.base import Foreign
 
 T = TypeVar("T")
 
@@ -119,6 +121,16 @@ def number(value: object) -> str | None:
     """Read a phone number as far as it is shown (see `as_told`); None where it tells no digit. Raises Strange."""
     given = text(value, numbers=True)
     return None if given is None else as_told(given)
+
+
+def our_reference(answer: Object, name: str) -> ProviderReference:
+    """Take the reference that a callback names. Raises Foreign (it is none of ours), Strange (there is none)."""
+    told = (text(answer.get(name), numbers=True) or "").lower()
+    if not told:
+        raise Strange(f"it names no {name}")
+    if parse_id(told) != told:
+        raise Foreign(f"This is no callback about a payment of ours: {name} is not a reference of ours.")
+    return ProviderReference(told)
 
 
 def readable(read: Callable[[Object], T], answer: Object) -> T | None:

@@ -84,18 +84,9 @@ async def receive(
         await _keep_stray(gateway, refusals, provider, callback, "refused")
         raise Unauthenticated("The signature is not right.")
     signed = authenticity is Authenticity.GENUINE
-    try:
-        word = provider.read_callback(callback)
-    except Unreadable as error:
-        if not signed:
-            await _keep_stray(gateway, refusals, provider, callback, "refused")
-            raise Unprocessable(f"{error}") from None
-        await _keep(gateway, provider, callback, "unmatched", PLATFORM, None)  # no stranger's, as below
-        if isinstance(error, Foreign):
-            log.warning("callback.unmatched", provider=provider_id, signed=signed)
-            return True
-        log.warning("callback.not_understood", provider=provider_id, why=f"{error}")
-        raise NotUnderstood(f"{error}") from None
+    word = await _understood(gateway, refusals, provider, callback, signed=signed)
+    if word is None:
+        return True
     match = await _match(gateway, road, word)
     if signed or match is not None:  # what a stranger can write is no news of the provider's
         UNLISTED.note(provider_id, word.finding)
@@ -118,6 +109,27 @@ async def receive(
     elif not read.payment.is_final or says_otherwise(read.payment, word.finding):
         await outcomes.look_soon(gateway.db, read.payment)
     return True
+
+
+async def _understood(
+    gateway: Gateway, refusals: Refusals, provider: Provider, callback: Callback, *, signed: bool
+) -> CallbackWord | None:
+    """What a callback says; None: it is genuine, and about an id that is none of ours.
+
+    Raises NotUnderstood (genuine, and cannot be read), Unprocessable (a stranger's, as far as anybody knows).
+    """
+    try:
+        return provider.read_callback(callback)
+    except Unreadable as error:
+        if not signed:
+            await _keep_stray(gateway, refusals, provider, callback, "refused")
+            raise Unprocessable(f"{error}") from None
+        await _keep(gateway, provider, callback, "unmatched", PLATFORM, None)
+        if not isinstance(error, Foreign):
+            log.warning("callback.not_understood", provider=provider.spec.id, why=f"{error}")
+            raise NotUnderstood(f"{error}") from None
+        log.warning("callback.unmatched", provider=provider.spec.id, signed=signed)
+        return None
 
 
 async def _unmatched(

@@ -13,7 +13,7 @@ from typing import Final, Literal, assert_never
 
 import msgspec
 
-from kobiri.domain.ids import ProviderReference, parse_id
+from kobiri.domain.ids import ProviderReference
 from kobiri.domain.money import Money
 from kobiri.domain.outcome import (
     Accepted,
@@ -28,8 +28,19 @@ from kobiri.domain.outcome import (
 )
 from kobiri.domain.payment import Kind
 from kobiri.domain.statement import Direction
-from kobiri.providers.answers import Object, Strange, cut, money, number, read_object, readable, text, unclear
-from kobiri.providers.base import CallbackWord, Collection, Foreign, Payout, Refund, Request, Unreadable
+from kobiri.providers.answers import (
+    Object,
+    Strange,
+    cut,
+    money,
+    number,
+    our_reference,
+    read_object,
+    readable,
+    text,
+    unclear,
+)
+from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable
 
 Product = Literal["collection", "disbursement"]
 
@@ -279,18 +290,14 @@ def read_callback(body: bytes) -> CallbackWord:
     """
     try:
         answer = read_object(body)
-        reference = (text(answer.get("externalId"), numbers=True) or "").lower()
-        if not reference:
-            raise Strange("there is no externalId")
-        if parse_id(reference) != reference:
-            raise Foreign("This is no callback about a payment of ours: externalId is not a reference of ours.")
+        reference = our_reference(answer, "externalId")
         word = _read_word(answer)
     except Strange as strange:
         raise Unreadable(f"This is no callback of MTN's: {strange}.") from None
     money, payer = readable(_money, answer), readable(_named, answer)
     if isinstance(word, Succeeded):
         word = replace(word, money=money, payer=payer)
-    return CallbackWord(ProviderReference(reference), word, money, payer, _direction(answer))
+    return CallbackWord(reference, word, money, payer, _direction(answer))
 
 
 def _read_word(answer: Object) -> Accepted | Succeeded | Declined:

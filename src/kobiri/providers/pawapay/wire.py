@@ -12,7 +12,7 @@ from typing import assert_never
 
 import msgspec
 
-from kobiri.domain.ids import ProviderReference, parse_id
+from kobiri.domain.ids import ProviderReference
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Finding, NotFound, Outcome, Succeeded, Unknown
@@ -25,13 +25,14 @@ from kobiri.providers.answers import (
     inner,
     money,
     number,
+    our_reference,
     read_object,
     readable,
     text,
     unclear,
     without_mark,
 )
-from kobiri.providers.base import CallbackWord, Collection, Foreign, Payout, Refund, Request, Unreadable, kind_of
+from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable, kind_of
 
 PATHS: Mapping[Kind, str] = {"collection": "/v2/deposits", "payout": "/v2/payouts", "refund": "/v2/refunds"}
 IDS: Mapping[Kind, str] = {"collection": "depositId", "payout": "payoutId", "refund": "refundId"}
@@ -239,11 +240,7 @@ def read_callback(body: bytes) -> CallbackWord:
     try:
         data = read_object(body)
         kind = _kind_in(data)
-        reference = (text(data.get(IDS[kind]), numbers=True) or "").lower()
-        if not reference:
-            raise Strange(f"{IDS[kind]} is empty")
-        if parse_id(reference) != reference:
-            raise Foreign(f"This is no callback about a payment of ours: {IDS[kind]} is not a reference of ours.")
+        reference = our_reference(data, IDS[kind])
         word = _read_word(data, kind)
     except Strange as strange:
         raise Unreadable(f"This is no callback of pawaPay's: {strange}.") from None
@@ -252,7 +249,7 @@ def read_callback(body: bytes) -> CallbackWord:
     if isinstance(word, Succeeded):
         word = replace(word, money=amount, payer=wallet)
     direction: Direction = "in" if kind == "collection" else "out"
-    return CallbackWord(ProviderReference(reference), word, amount, wallet, direction)
+    return CallbackWord(reference, word, amount, wallet, direction)
 
 
 def read_public_keys(status: int, body: bytes) -> dict[str, str] | None:
