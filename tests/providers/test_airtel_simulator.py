@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from kobiri.providers.airtel import simulator as airtel
 from kobiri.simulator.app import SimulatorSettings, build
+from kobiri.simulator.wallets import holder
 
 DEADLINE_S = 10.0
 KEY = "the portal's private key"
@@ -444,7 +445,7 @@ async def test_headers_are_checked_as_airtel_does(sim: Airtel) -> None:
         ({"amount": 1.0001}, "DP00800001004"),
         ({"amount": None}, "DP00800001004"),
         ({"subscriber": {}}, "ESB000008"),
-        ({"transaction": {"amount": 1, "id": "8a3f0e52-6f43-4a0e-9a56-1d1f6f1a7a10"}}, "ESB000008"),
+        ({"transaction": {"amount": 1, "id": "8a3f0e52_6f43"}}, "ESB000008"),
         ({"transaction": {"amount": 1, "id": "abcd"}}, "ESB000008"),
     ],
 )
@@ -453,6 +454,60 @@ async def test_a_wrong_collection_is_refused_with_200(sim: Airtel, changes: dict
 
     assert (answer.status, answer.code, answer.json["status"]["success"]) == (200, code, False)
     assert (await sim.books())["movements"] == []
+
+
+async def test_ids_with_hyphens_and_amounts_as_text_are_disputed(sim: Airtel) -> None:
+    assert (await sim.collect(str(uuid.uuid4()))).code == "DP00800001006"
+    await sim.configure(id_hyphens="refused", text_amounts="accepted")
+    assert (await sim.collect(str(uuid.uuid4()))).code == "ESB000008"
+    assert (await sim.collect(amount="10.50")).code == "DP00800001006"
+    assert (await sim.collect(amount="ten")).code == "DP00800001004"
+
+
+async def test_names_are_told_by_number(sim: Airtel) -> None:
+    await sim.log_in()
+    given, family = holder(PAYER)
+
+    async def ask(msisdn: str, path: str = "/standard/v2/kyc/users/") -> Answer:
+        return await sim.get(path + msisdn)
+
+    told = await ask(PAYER)
+    assert told.json["data"] == {"user_name": f"{given} {family}", "msisdn": PAYER, "is_airtel_money_user": True}
+    assert told.code == "DP02200000001"
+    assert (await ask(TEST + "405")).json["data"]["is_airtel_money_user"] is False
+    assert (await ask(TEST + "420")).json["data"]["user_name"] == ""
+    old = (await ask(PAYER, "/standard/v1/users/")).json["data"]
+    assert (old["first_name"], old["last_name"], old["is_barred"]) == (given, family, False)
+    assert (await ask(TEST + "419", "/standard/v1/users/")).json["data"]["is_barred"] is True
+    assert (await ask(TEST + "420", "/standard/v1/users/")).json["data"]["first_name"] == ""
+    assert (await ask(TEST + "405", "/standard/v1/users/")).code == "DP02200000002"
+    for path in ("/standard/v1/users/", "/standard/v2/kyc/users/"):
+        assert (await ask(f"260{PAYER}", path)).code == "ESB000033"
+        sim.token, token = "old", sim.token
+        assert (await ask(PAYER, path)).status == 403
+        sim.token = token
+
+
+async def test_money_that_moves_is_in_the_balances(sim: Airtel) -> None:
+    await sim.log_in()
+
+    async def balance(path: str) -> Any:
+        answer = await sim.get(f"/standard/{path}")
+        assert (answer.code, answer.json["data"]["currency"]) == ("DP02100000001", "ZMW")
+        return answer.json["data"]["balance"]
+
+    shapes = ("v1/users/balance", "v2/users/balance?type=COLL", "v2/users/balance/COLL", "v2/users/balance?type=disb")
+    assert [await balance(path) for path in shapes] == ["1000.00"] * 4
+    refunded = await sim.paid()
+    await sim.paid()
+    await sim.pay_out()
+    await sim.refund(refunded)
+    assert [await balance(path) for path in shapes] == ["1000.00", "1010.50", "1010.50", "989.50"]
+    assert await balance("v2/users/balance/CASHIN") == "1000.00"
+    await sim.configure(balance="37600.00", balance_as="grouped")
+    assert await balance("v2/users/balance/cashout") == "37,600.00"
+    for path in ("/standard/v2/users/balance", "/standard/v2/users/balance/SHOE"):
+        assert (await sim.get(path)).code == "ESB000008"
 
 
 @pytest.mark.parametrize("raw", [b"", b"[", b"null", b'{"transaction":' * 4_000, b"\xff"])

@@ -29,6 +29,7 @@ from kobiri.providers.base import Account, Collection, Payout, Refund, Request
 from kobiri.providers.mtn import simulator as mtn
 from kobiri.providers.mtn.adapter import MtnProvider
 from kobiri.simulator.app import SimulatorSettings, build
+from kobiri.simulator.wallets import holder
 
 DEADLINE_S = 10.0
 SECRET = "between you and me"
@@ -825,6 +826,46 @@ async def test_balance_and_holders_are_told(sim: Mtn, product: str) -> None:
     await sim.fault("error_before", operation="check", status=503)
     assert (await ask("account/balance")).status == 503
     assert (await sim.disburse("transfer")).status == 202
+
+
+@pytest.mark.parametrize("product", ["collection", "disbursement"])
+async def test_names_are_told_by_number(sim: Mtn, product: str) -> None:
+    headers = sim.headers() if product == "collection" else sim.paying_headers()
+
+    async def ask(msisdn: str, kind: str = "msisdn") -> Answer:
+        path = f"/mtn/{product}/v1_0/accountholder/{kind}/{msisdn}/basicuserinfo"
+        return await sim.call("GET", path, headers=headers)
+
+    told = (await ask("260961234567")).json
+    given, family = holder("260961234567")
+    assert (told["name"], told["given_name"], told["family_name"]) == (f"{given} {family}", given, family)
+    assert (told["status"], told["sub"]) == ("ACTIVE", "0")
+    assert (await ask("260961234568")).json["name"] != told["name"]
+    assert (await ask("260960000451")).json["status"] == "INACTIVE"
+    assert (await ask("260960000456")).json == {"sub": "0", "status": "ACTIVE"}
+    for digits, (status, code) in mtn.REFUSED_HOLDERS.items():
+        answer = await ask(f"260960000{digits}")
+        assert (answer.status, answer.json["code"]) == (status, code)
+    assert (await ask("someone@shop.example", "email")).status == 404
+
+
+async def test_money_that_moves_is_in_the_balances(sim: Mtn) -> None:
+    async def balances() -> list[str]:
+        ask = [("collection", sim.headers()), ("disbursement", sim.paying_headers())]
+        calls = [await sim.call("GET", f"/mtn/{name}/v1_0/account/balance", headers=how) for name, how in ask]
+        return [answer.json["availableBalance"] for answer in calls]
+
+    assert await balances() == ["1000", "1000"]
+    collected, paid = str(uuid.uuid4()), str(uuid.uuid4())
+    await sim.pay(collected, amount="10.50")
+    await sim.settled(collected)
+    await sim.disburse("transfer", paid, amount="300")
+    await sim.settled(paid, "transfer")
+    assert await balances() == ["1010.50", "700"]
+    await sim.configure(available_balance="250")
+    assert await balances() == ["260.50", "0"]
+    await sim.call("DELETE", "/_sim/books")
+    assert await balances() == ["250", "250"]
 
 
 # Callbacks.

@@ -635,8 +635,33 @@ async def test_a_provider_is_predicted(sim: Client, given: str, provider: str | 
         assert answer.json == {"country": "ZMB", "provider": provider, "phoneNumber": digits}
 
 
-async def test_the_configuration_names_the_callback_urls(sim: Client, shop: Shop) -> None:
-    [country] = (await sim.call("GET", "/pawapay/v2/active-conf?country=ZMB")).json["countries"]
-    operations = country["providers"][0]["currencies"][0]["operationTypes"]
-    assert [next(iter(one)) for one in operations] == ["DEPOSIT", "PAYOUT", "REFUND"]
-    assert operations[0]["DEPOSIT"]["callbackUrl"] == shop.url
+async def test_the_configuration_tells_limits_and_callback_urls(sim: Client, shop: Shop) -> None:
+    async def operations() -> Any:
+        [country] = (await sim.call("GET", "/pawapay/v2/active-conf?country=ZMB")).json["countries"]
+        return country["providers"][0]["currencies"][0]["operationTypes"]
+
+    told = await operations()
+    assert list(told) == ["DEPOSIT", "PAYOUT", "REFUND"]
+    limits = {name: told["DEPOSIT"][name] for name in ("minAmount", "maxAmount", "decimalsInAmount")}
+    assert limits == {"minAmount": "0.01", "maxAmount": "1000000", "decimalsInAmount": "TWO_PLACES"}
+    assert told["DEPOSIT"]["callbackUrl"] == shop.url
+    await sim.configure(limits_as="list")
+    listed = await operations()
+    assert [next(iter(one)) for one in listed] == ["DEPOSIT", "PAYOUT", "REFUND"]
+    assert listed[0]["DEPOSIT"]["maxTransactionLimit"] == "1000000"
+
+
+async def test_money_that_moves_is_in_the_balance(sim: Client) -> None:
+    async def balance() -> Any:
+        [wallet] = (await sim.call("GET", "/pawapay/v2/wallet-balances?country=ZMB")).json["balances"]
+        assert (wallet["country"], wallet["currency"]) == ("ZMB", "ZMW")
+        return wallet["balance"]
+
+    assert await balance() == "1000.00"
+    deposit = await sim.take("deposits", amount="15")
+    await sim.settled("deposits", deposit)
+    await sim.settled("refunds", await sim.take("refunds", depositId=deposit, amount="5"))
+    await sim.settled("payouts", await sim.take("payouts", amount="100.50"))
+    assert await balance() == "909.50"
+    assert (await sim.call("GET", "/pawapay/v2/wallet-balances?country=UGA")).json == {"balances": []}
+    assert (await sim.call("GET", "/pawapay/v2/wallet-balances", token=None)).status == 401

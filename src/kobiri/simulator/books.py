@@ -3,6 +3,7 @@
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Literal
 
@@ -43,6 +44,7 @@ class Books:
     def __init__(self, *, limit: int) -> None:
         self._limit = limit
         self._movements: OrderedDict[tuple[str, str], Movement] = OrderedDict()
+        self._sums: dict[tuple[str, Kind, str], Decimal] = {}
         self._dropped = 0
 
     def charge(
@@ -56,6 +58,7 @@ class Books:
         kind: Kind = "collection",
     ) -> None:
         now = time.time()
+        self._add((provider, kind, currency), amount)
         key = (provider, reference)
         if (known := self._movements.get(key)) is not None:
             known.charged += 1
@@ -76,6 +79,10 @@ class Books:
         if len(self._movements) > self._limit:
             self._movements.popitem(last=False)
             self._dropped += 1
+
+    def moved(self, provider: str, kind: Kind, currency: str) -> Decimal:
+        """How much has moved in all, of what is forgotten too."""
+        return self._sums.get((provider, kind, currency), Decimal(0))
 
     def find(
         self, *, provider: str | None = None, reference: str | None = None, min_charged: int = 1
@@ -112,7 +119,12 @@ class Books:
 
     def clear(self) -> None:
         self._movements.clear()
+        self._sums.clear()
         self._dropped = 0
+
+    def _add(self, key: tuple[str, Kind, str], amount: str) -> None:
+        with suppress(InvalidOperation):
+            self._sums[key] = self._sums.get(key, Decimal(0)) + Decimal(amount)
 
 
 def _sum(one: str, other: str) -> str:

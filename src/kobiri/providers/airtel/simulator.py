@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import cache
 from itertools import count
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -28,8 +29,10 @@ from msgspec import Meta
 
 from kobiri.simulator import faults as f
 from kobiri.simulator.answers import Refused, garbled, json_answer, peek, same
+from kobiri.simulator.books import Kind as Booked
 from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
 from kobiri.simulator.stage import CallbackOrder, Change, Options, OrderError, Outgoing, Stage
+from kobiri.simulator.wallets import Opening, holder, left
 
 MAX_TOKENS: Final = 100_000
 COUNTRY, CURRENCY, CALLING_CODE = "ZM", "ZMW", "260"
@@ -91,6 +94,18 @@ WORDS: Final[Mapping[Kind, Words]] = {
 TEST_BLOCK: Final = "970000"
 COLLECTION_FAILURES: Final = frozenset({"402", "403", "404", "407", "408", "409", "410", "424"})
 PAYOUT_FAILURES: Final = frozenset({"403", "404", "405", "407", "409", "410", "412", "413", "419"})
+
+# And what a test number is when it is asked for: not registered, barred, without a name.
+STRANGER, BARRED, NAMELESS = "405", "419", "420"
+
+# The wallets of a merchant: what comes into each, and what leaves it.
+WALLETS: Final[Mapping[str | None, tuple[Sequence[Booked], Sequence[Booked]]]] = {
+    None: (("collection",), ("payout", "refund")),  # v1 knows one wallet
+    "COLL": (("collection",), ("refund",)),
+    "DISB": ((), ("payout",)),
+    "CASHIN": ((), ()),
+    "CASHOUT": ((), ()),
+}
 
 AMOUNT: Final = re.compile(rb"[0-9]{1,15}(\.[0-9]{1,3})?")
 MSISDN: Final = re.compile(r"[0-9]{9}")
@@ -156,6 +171,10 @@ class AirtelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     paid_code: Literal["1001", "1006"] = "1001"
     success_beside_ts: bool = True
     duplicate_code: Literal["1011", "1017"] = "1011"
+    id_hyphens: Literal["accepted", "refused"] = "accepted"
+    text_amounts: Literal["accepted", "refused"] = "refused"
+    balance: Opening = "1000.00"
+    balance_as: Literal["plain", "grouped"] = "plain"
     callback_url: Annotated[str, Meta(max_length=URL_MAX)] | None = None
     callback_key: str | None = None
     callback_hash: Literal["raw", "compact"] = "raw"
@@ -257,6 +276,11 @@ class AirtelSimulator:
                 web.post("/standard/v1/payments/refund", self._refund),
                 web.post("/standard/{version:v[12]}/disbursements{slash:/?}", self._pay_out),
                 web.get("/standard/{version:v[12]}/disbursements/{id}", self._payout_status),
+                web.get("/standard/v2/kyc/users/{msisdn}", self._user),
+                web.get("/standard/v1/users/balance", self._balance),
+                web.get("/standard/v1/users/{msisdn}", self._user_before),
+                web.get("/standard/v2/users/balance", self._balance),
+                web.get("/standard/v2/users/balance/{type}", self._balance),
                 web.route("*", "/{rest:.*}", _no_route),
             ]
         )
@@ -461,11 +485,15 @@ class AirtelSimulator:
         if MSISDN.fullmatch(msisdn) is None:
             message = "Invalid Msisdn Length. Msisdn Length should be 9"
             raise self._invalid(kind, message, "521002" if kind == "payout" else "ESB000033")
+        options = self._options.now
         amount = bytes(terms.amount)
+        if options.text_amounts == "accepted":
+            amount = amount.strip(b'"')
         if AMOUNT.fullmatch(amount) is None or not amount.strip(b"0."):
             code = f"{SERIES[kind]}1004"
             raise Refused(self._said(code, "Invalid Amount", result_code="ESB000008", code="400", success=False))
-        if TRANSACTION_ID.fullmatch(terms.id) is None:
+        bare = terms.id.replace("-", "") if options.id_hyphens == "accepted" else terms.id
+        if TRANSACTION_ID.fullmatch(bare) is None:
             raise self._invalid(kind, "Invalid transaction id", "ESB000008")
         known = self._transactions.get(terms.id)
         if known is not None and self._stage.faults.take(cue, f.NoDedupe) is None:
@@ -628,6 +656,67 @@ class AirtelSimulator:
         else:
             shown["message"] = message
         return self._said(code, message, result_code=result_code, success=success, data={"transaction": shown})
+
+    # Whose a number is, and what the merchant's wallets hold.
+
+    async def _user(self, request: web.Request) -> web.Response:
+        return await self._about_user(request, self._told_of_user)
+
+    async def _user_before(self, request: web.Request) -> web.Response:
+        return await self._about_user(request, self._told_by_v1)
+
+    async def _about_user(self, request: web.Request, told: Callable[[str, str], web.Response]) -> web.Response:
+        msisdn = request.match_info["msisdn"]
+        cue = self._stage.cue("check", msisdn=_international(msisdn))
+
+        async def process() -> web.Response:
+            self._admit(request, "collection")
+            if MSISDN.fullmatch(msisdn) is None:
+                raise self._invalid("collection", "Invalid Msisdn Length. Msisdn Length should be 9", "ESB000033")
+            return told(msisdn, msisdn[-3:] if msisdn[:-3] == TEST_BLOCK else "")
+
+        return await self._stage.play(request, cue, process)
+
+    def _told_of_user(self, msisdn: str, digits: str) -> web.Response:
+        name = "" if digits in (STRANGER, NAMELESS) else " ".join(holder(msisdn))
+        data = {"user_name": name, "msisdn": msisdn, "is_airtel_money_user": digits != STRANGER}
+        return self._said("DP02200000001", "SUCCESS", success=True, data=data)
+
+    def _told_by_v1(self, msisdn: str, digits: str) -> web.Response:
+        if digits == STRANGER:
+            raise Refused(self._said("DP02200000002", "User not found", code="400", success=False))
+        given, family = ("", "") if digits == NAMELESS else holder(msisdn)
+        data = {
+            "first_name": given,
+            "last_name": family,
+            "msisdn": msisdn,
+            "grade": "SUBS",
+            "is_barred": digits == BARRED,
+            "is_pin_set": True,
+            "registration": {"status": "SUBS"},
+        }
+        return self._said("DP02200000001", "SUCCESS", success=True, data=data)
+
+    async def _balance(self, request: web.Request) -> web.Response:
+        """v2 tells of one wallet, named in the path or in the query; v1 of the only one."""
+        version_1 = "/v1/" in request.path
+        wallet = None if version_1 else (request.match_info.get("type") or request.query.get("type", "")).upper()
+
+        async def process() -> web.Response:
+            self._admit(request, "collection")
+            if wallet not in WALLETS:
+                raise self._invalid("collection", "Missing header/body params", "ESB000008")
+            came, went = ([self._moved(kind) for kind in kinds] for kinds in WALLETS[wallet])
+            balance = left(self._options.now.balance, came, went)
+            if self._options.now.balance_as == "grouped":
+                balance = f"{Decimal(balance):,}"
+            data = {"balance": balance, "currency": CURRENCY, "account_status": "Active"}
+            return self._said("DP02100000001", "SUCCESS", success=True, data=data)
+
+        return await self._stage.play(request, self._stage.cue("check"), process)
+
+    def _moved(self, kind: Booked) -> Decimal:
+        return self._stage.books.moved(self._stage.provider, kind, CURRENCY)
 
     # What the stage and the control API ask of a provider.
 

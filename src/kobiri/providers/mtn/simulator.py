@@ -26,6 +26,7 @@ from kobiri.simulator.answers import Refused, garbled, header_text, json_answer,
 from kobiri.simulator.books import Kind
 from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
 from kobiri.simulator.stage import CallbackOrder, Change, Options, OrderError, Outgoing, Stage
+from kobiri.simulator.wallets import Opening, holder, left
 
 Product = Literal["collection", "disbursement"]
 Call = Literal["requesttopay", "transfer", "deposit", "refund"]
@@ -118,7 +119,7 @@ FAILING_TRANSFERS: Final[Mapping[str, str]] = {
     "463": "SERVICE_UNAVAILABLE",
     "464": "TRANSFER_TYPE_UNKNOWN",
 }
-# And with what the question whether a wallet is active is refused.
+# And with what the questions about a wallet are refused: whether it is active, and whose it is.
 REFUSED_HOLDERS: Final[Mapping[str, tuple[int, str]]] = {
     "450": (404, "RESOURCE_NOT_FOUND"),
     "452": (500, "NOT_ALLOWED"),
@@ -127,6 +128,7 @@ REFUSED_HOLDERS: Final[Mapping[str, tuple[int, str]]] = {
     "455": (503, "SERVICE_UNAVAILABLE"),
 }
 INACTIVE_HOLDER: Final = "451"
+NAMELESS_HOLDER: Final = "456"
 # MTN has no number for these; only the Zambian block knows them.
 OWN_FAILING_NUMBERS: Final[Mapping[str, str]] = {
     "465": "NOT_ENOUGH_FUNDS",
@@ -222,7 +224,7 @@ class MtnOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     check_callback_host: bool = True
     # When a refund fails: its collection is not paid, nothing is left of it, or less is left than is asked.
     refund_check: Literal["paid", "left", "sum"] = "left"
-    available_balance: Annotated[str, Meta(max_length=20)] = "1000"
+    available_balance: Opening = "1000"
     webhook_secret: str | None = None
 
 
@@ -329,6 +331,10 @@ class MtnSimulator:
                 web.get("/{product:collection|disbursement}/v1_0/account/balance", self._balance),
                 web.get("/{product:collection|disbursement}/v1_0/account/balance/{currency}", self._balance),
                 web.get("/{product:collection|disbursement}/v1_0/accountholder/{type}/{id}/active", self._active),
+                web.get(
+                    "/{product:collection|disbursement}/v1_0/accountholder/{type:(?i:msisdn)}/{id}/basicuserinfo",
+                    self._user_info,
+                ),
                 web.route("*", "/{rest:.*}", _no_such_operation),
             ]
         )
@@ -589,24 +595,47 @@ class MtnSimulator:
             currency = request.match_info.get("currency", min(currencies)).upper()
             if currency not in currencies:
                 raise Refused(_momo(500, "INVALID_CURRENCY"))
-            balance = self._options.now.available_balance
-            return json_answer(200, {"availableBalance": balance, "currency": currency})
+            return json_answer(200, {"availableBalance": self._left(request, currency), "currency": currency})
 
         return await self._play(request, "check", None, None, process)
 
+    def _left(self, request: web.Request, currency: str) -> str:
+        """Each product has its own account: what is collected comes into one, what goes out leaves the other."""
+        opening, books = self._options.now.available_balance, self._stage.books
+        if _product(request) == "collection":
+            return left(opening, came=[books.moved(self._stage.provider, "collection", currency)])
+        return left(
+            opening, came=(), went=[books.moved(self._stage.provider, kind, currency) for kind in ("payout", "refund")]
+        )
+
     async def _active(self, request: web.Request) -> web.Response:
-        holder = request.match_info["id"]
+        return await self._about_holder(request, lambda digits: {"result": digits != INACTIVE_HOLDER})
+
+    async def _user_info(self, request: web.Request) -> web.Response:
+        def told(digits: str) -> dict[str, Any]:
+            status = {"status": "INACTIVE" if digits == INACTIVE_HOLDER else "ACTIVE"}
+            if digits == NAMELESS_HOLDER:
+                return {"sub": "0", **status}
+            given, family = holder(request.match_info["id"])
+            named = {"sub": "0", "name": f"{given} {family}", "given_name": given, "family_name": family}
+            return {**named, "birthdate": "1976-08-13", "locale": "en_ZM", "gender": "FEMALE", **status}
+
+        return await self._about_holder(request, told)
+
+    async def _about_holder(self, request: web.Request, told: Callable[[str], dict[str, Any]]) -> web.Response:
+        """What `told` makes of a test number's last three digits, or of none."""
+        wallet = request.match_info["id"]
 
         async def process() -> web.Response:
             self._admitted(request, _product(request))
             if request.match_info["type"].lower() not in ("msisdn", "email", "party_code"):
                 raise Refused(_bad_request("accountHolderIdType is msisdn, email or party_code"))
-            digits = holder[-3:] if holder[:-3] in (SANDBOX_BLOCK, ZAMBIAN_BLOCK) else ""
+            digits = wallet[-3:] if wallet[:-3] in (SANDBOX_BLOCK, ZAMBIAN_BLOCK) else ""
             if (refused := REFUSED_HOLDERS.get(digits)) is not None:
                 raise Refused(_momo(*refused))
-            return json_answer(200, {"result": digits != INACTIVE_HOLDER})
+            return json_answer(200, told(digits))
 
-        return await self._play(request, "check", None, holder, process)
+        return await self._play(request, "check", None, wallet, process)
 
     def _hidden(self, payment: Payment, cue: f.Cue) -> bool:
         fault = self._stage.faults.take(cue, f.NotFoundFor)

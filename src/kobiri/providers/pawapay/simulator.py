@@ -25,7 +25,9 @@ from kobiri.simulator.answers import Refused, garbled, json_answer, peek, same
 from kobiri.simulator.books import Kind
 from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
 from kobiri.simulator.stage import CallbackOrder, Change, Options, OrderError, Outgoing, Stage
+from kobiri.simulator.wallets import Opening, left
 
+COUNTRY, CURRENCY = "ZMB", "ZMW"
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 IDS: Final[Mapping[Kind, str]] = {"collection": "depositId", "payout": "payoutId", "refund": "refundId"}
 PATHS: Final[Mapping[Kind, str]] = {"collection": "deposits", "payout": "payouts", "refund": "refunds"}
@@ -106,6 +108,7 @@ OPEN_DEPOSIT: Final[Mapping[str, str]] = {"v1": "DEPOSIT_NOT_COMPLETED", "v2": "
 UUID_V4: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 AMOUNT: Final = re.compile(r"(0|[1-9][0-9]{0,19})(\.[0-9]{1,2})?")
 MAX_AMOUNT: Final = "1000000"
+LISTED_LIMITS: Final = ("minTransactionLimit", "maxTransactionLimit")  # as they are called where they are in a list
 MSISDN: Final = re.compile(r"[0-9]{6,15}")
 URL_MAX: Final = 2048
 
@@ -165,6 +168,8 @@ class PawapayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     callback_signatures: Literal["raw", "der", "off"] = "raw"
     callback_digest: Literal["sha-256", "sha-512"] = "sha-512"
     signing_key: Annotated[int, Meta(ge=1, le=1_000)] = 1
+    limits_as: Literal["map", "list"] = "map"
+    balance: Opening = "1000.00"
 
 
 class AccountDetails(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -276,6 +281,7 @@ class PawapaySimulator:
                 web.get("/v2/active-conf", self._configuration),
                 web.get("/v2/public-key/http", self._public_keys),
                 web.post("/v2/predict-provider", self._predict),
+                web.get("/v2/wallet-balances", self._balances),
                 web.route("*", "/{rest:.*}", _no_such_operation),
             ]
         )
@@ -440,7 +446,7 @@ class PawapaySimulator:
                 {"operationType": name, "status": self._options.now.availability} for name in OPERATION_TYPES.values()
             ]
             providers = [{"provider": name, "operationTypes": operations} for name in BLOCKS.values()]
-            return json_answer(200, [{"country": "ZMB", "providers": providers}])
+            return json_answer(200, [{"country": COUNTRY, "providers": providers}])
 
         return await self._stage.play(request, self._stage.cue("check"), process)
 
@@ -449,21 +455,21 @@ class PawapaySimulator:
             self._check_token(request)
             options = self._options.now
             signatures = {"signedRequestsOnly": False, "signedCallbacks": options.callback_signatures != "off"}
-            operations = [
-                {
-                    name: {
-                        "minTransactionLimit": "0.01",
-                        "maxTransactionLimit": MAX_AMOUNT,
-                        "decimalsInAmount": "TWO_PLACES",
-                        "status": options.availability,
-                        "callbackUrl": self._callback_url(kind),
-                    }
+            low, high = ("minAmount", "maxAmount") if options.limits_as == "map" else LISTED_LIMITS
+            operations = {
+                name: {
+                    low: "0.01",
+                    high: MAX_AMOUNT,
+                    "decimalsInAmount": "TWO_PLACES",
+                    "status": options.availability,
+                    "callbackUrl": self._callback_url(kind),
                 }
                 for kind, name in OPERATION_TYPES.items()
-            ]
-            currencies = [{"currency": "ZMW", "displayName": "K", "operationTypes": operations}]
+            }
+            told = operations if options.limits_as == "map" else [{name: one} for name, one in operations.items()]
+            currencies = [{"currency": CURRENCY, "displayName": "K", "operationTypes": told}]
             providers = [{"provider": name, "currencies": currencies} for name in BLOCKS.values()]
-            countries = [{"country": "ZMB", "prefix": "260", "providers": providers}]
+            countries = [{"country": COUNTRY, "prefix": "260", "providers": providers}]
             answer = {"companyName": "Simulated", "signatureConfiguration": signatures, "countries": countries}
             return json_answer(200, answer)
 
@@ -486,7 +492,22 @@ class PawapaySimulator:
             provider = PREFIXES.get(digits[3:5]) if digits.startswith("260") and len(digits) == 12 else None
             if provider is None:
                 raise Refused(_failure(400, "INVALID_PHONE_NUMBER"))
-            return json_answer(200, {"country": "ZMB", "provider": provider, "phoneNumber": digits})
+            return json_answer(200, {"country": COUNTRY, "provider": provider, "phoneNumber": digits})
+
+        return await self._stage.play(request, self._stage.cue("check"), process)
+
+    async def _balances(self, request: web.Request) -> web.Response:
+        """One wallet for the country, whatever the provider."""
+
+        async def process() -> web.Response:
+            self._check_token(request)
+            came, paid, refunded = (
+                self._stage.books.moved(self._stage.provider, kind, CURRENCY)
+                for kind in ("collection", "payout", "refund")
+            )
+            balance = left(self._options.now.balance, came=[came], went=[paid, refunded])
+            wallets = [{"country": COUNTRY, "balance": balance, "currency": CURRENCY}]
+            return json_answer(200, {"balances": wallets if request.query.get("country", COUNTRY) == COUNTRY else []})
 
         return await self._stage.play(request, self._stage.cue("check"), process)
 
@@ -518,7 +539,7 @@ class PawapaySimulator:
                 kind="collection",
                 id=order.reference,
                 amount=order.amount or "1",
-                currency=order.currency or "ZMW",
+                currency=order.currency or CURRENCY,
                 msisdn=order.payer or "260763456789",
                 provider="MTN_MOMO_ZMB",
             )
@@ -653,7 +674,7 @@ def _view(payment: Payment, change: Change) -> dict[str, Any]:
         "status": status,
         "amount": change.amount or payment.moved or payment.amount,
         "currency": change.currency or payment.currency,
-        "country": "ZMB",
+        "country": COUNTRY,
         "payer" if payment.kind == "collection" else "recipient": {"type": "MMO", "accountDetails": details},
         "created": _time(payment.created_at),
     }
@@ -671,7 +692,7 @@ def _wrong_with(payment: Payment) -> str | None:
         return "INVALID_PHONE_NUMBER"
     if payment.provider not in BLOCKS.values():
         return "INVALID_PROVIDER"
-    if payment.currency != "ZMW":
+    if payment.currency != CURRENCY:
         return "INVALID_CURRENCY"
     if AMOUNT.fullmatch(payment.amount) is None:
         return "INVALID_AMOUNT"
