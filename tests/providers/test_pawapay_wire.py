@@ -187,9 +187,17 @@ def test_a_token_may_tell_whose_account_it_opens(text: str, subject: str | None)
         (200, initiation("REJECTED", depositId=OTHER), Unknown("the answer is about another reference", outage=False)),
         (200, initiation("REJECTED", "UNKNOWN_ERROR"), Unknown("rejected with UNKNOWN_ERROR", outage=False)),
         (200, initiation("REJECTED"), Declined(FailureCode.PROVIDER_REJECTED, None)),
-        (200, initiation("REJECTED", "NEW_WORD"), Declined(FailureCode.PROVIDER_REJECTED, "NEW_WORD")),
+        (
+            200,
+            initiation("REJECTED", "NEW_WORD"),
+            Declined(FailureCode.PROVIDER_REJECTED, "NEW_WORD", unlisted="NEW_WORD"),
+        ),
         (200, initiation("REJECTED", failureReason="x"), Unknown("a field has an unexpected type", outage=False)),
-        (200, initiation("COMPLETED"), Unknown("the status is not one of pawaPay's words", outage=False)),
+        (
+            200,
+            initiation("COMPLETED"),
+            Unknown("the status is not one of pawaPay's words", outage=False, unlisted="COMPLETED"),
+        ),
         (200, b"<html></html>", Unknown("the body is not JSON")),
         (200, b'{"status": "REJECTED", "status": "ACCEPTED"}', Unknown("two of its keys are equal", outage=False)),
         (400, refusal("INVALID_INPUT"), Declined(FailureCode.PROVIDER_REJECTED, "INVALID_INPUT")),
@@ -318,7 +326,10 @@ def test_a_completed_payment_names_money_and_wallet(kind: Kind) -> None:
             Unknown("the wallet is not a phone number", outage=False),
         ),
         ({"status": "FAILED"}, Declined(FailureCode.PROVIDER_ERROR, None)),
-        ({"status": "CANCELLED"}, Unknown("the status is not one of pawaPay's words", outage=False)),
+        (
+            {"status": "CANCELLED"},
+            Unknown("the status is not one of pawaPay's words", outage=False, unlisted="CANCELLED"),
+        ),
         ({"status": None}, Unknown("the status is not one of pawaPay's words", outage=False)),
         ({"depositId": OTHER}, Unknown("the answer is about another reference", outage=False)),
         ({"depositId": None}, Unknown("the answer is about another reference", outage=False)),
@@ -348,7 +359,8 @@ def test_what_is_found(changes: dict[str, Any], finding: Finding) -> None:
 )
 def test_a_failure_has_its_reason(code: str, ours: FailureCode) -> None:
     body = found(status="FAILED", failureReason={"failureCode": code})
-    assert wire.read_status(200, body, "collection", REFERENCE) == Declined(ours, code)
+    unlisted = code if code == "A_NEW_WORD" else None
+    assert wire.read_status(200, body, "collection", REFERENCE) == Declined(ours, code, unlisted=unlisted)
 
 
 @pytest.mark.parametrize("kind", ["payout", "refund"])

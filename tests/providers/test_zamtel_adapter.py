@@ -151,8 +151,8 @@ async def send(provider: ZamtelProvider, request: Request = COLLECTION, *, withi
     return await provider.send(request, within_s=within_s, first_byte_before=None)
 
 
-def unknown(reason: str, *, outage: bool = True, refused: bool = False) -> Unknown:
-    return Unknown(reason, outage=outage, refused=refused, askable=False)
+def unknown(reason: str, *, outage: bool = True, refused: bool = False, unlisted: str | None = None) -> Unknown:
+    return Unknown(reason, outage=outage, refused=refused, askable=False, unlisted=unlisted)
 
 
 # --- what is sent ---------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ async def test_a_payout_travels_as_zamtel_wants_it(zamtel: Zamtel, provider: Zam
 async def test_each_kind_reads_its_own_codes(zamtel: Zamtel, provider: ZamtelProvider) -> None:
     zamtel.respond = answer(200, {"status": "E8003", "message": "Wrong PIN"})
     assert await send(provider) == Declined(FailureCode.PAYER_DECLINED, "E8003")
-    assert await send(provider, PAYOUT) == unknown("status E8003", outage=False)
+    assert await send(provider, PAYOUT) == unknown("status E8003", outage=False, unlisted="E8003")
 
 
 @pytest.mark.parametrize("missing", ["identifier", "credential"])

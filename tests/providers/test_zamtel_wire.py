@@ -30,8 +30,8 @@ def payout() -> Payout:
     return Payout(REFERENCE, MONEY, PAYER, "zamtel", "Wages")
 
 
-def unknown(reason: str, *, outage: bool = True, refused: bool = False) -> Unknown:
-    return Unknown(reason, outage=outage, refused=refused, askable=False)
+def unknown(reason: str, *, outage: bool = True, refused: bool = False, unlisted: str | None = None) -> Unknown:
+    return Unknown(reason, outage=outage, refused=refused, askable=False, unlisted=unlisted)
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
@@ -107,9 +107,9 @@ SAME_FOR_BOTH: list[tuple[int, object, Outcome]] = [
     (200, {"status": "E8027"}, unknown("status E8027")),
     (200, {"status": "-1", "message": "Internal Error"}, unknown("status -1")),
     (200, {"status": -1}, unknown("status -1")),
-    (200, {"status": "9999"}, unknown("status 9999", outage=False)),
-    (200, {"status": "00"}, unknown("status 00", outage=False)),
-    (200, {"status": "e8003"}, unknown("status e8003", outage=False)),
+    (200, {"status": "9999"}, unknown("status 9999", outage=False, unlisted="9999")),
+    (200, {"status": "00"}, unknown("status 00", outage=False, unlisted="00")),
+    (200, {"status": "e8003"}, unknown("status e8003", outage=False, unlisted="e8003")),
     (200, {"status": "a secret that is echoed"}, unknown("an unknown status", outage=False)),
     (200, {"status": ""}, unknown("an unknown status", outage=False)),
     (200, b'{"status": 0.0}', unknown("an unknown status", outage=False)),
@@ -149,11 +149,11 @@ def test_answers(kind: str, status: int, body: object, outcome: Outcome) -> None
     ("kind", "code", "outcome"),
     [
         ("collection", "E8003", Declined(FailureCode.PAYER_DECLINED, "E8003")),
-        ("collection", "2001", unknown("status 2001", outage=False)),
-        ("collection", "2005", unknown("status 2005", outage=False)),
+        ("collection", "2001", unknown("status 2001", outage=False, unlisted="2001")),
+        ("collection", "2005", unknown("status 2005", outage=False, unlisted="2005")),
         ("payout", "2001", Declined(FailureCode.PROVIDER_REJECTED, "2001")),
         ("payout", "2005", Declined(FailureCode.NOT_ALLOWED, "2005")),
-        ("payout", "E8003", unknown("status E8003", outage=False)),
+        ("payout", "E8003", unknown("status E8003", outage=False, unlisted="E8003")),
     ],
 )
 def test_a_refusal_is_firm_only_for_the_kind_it_is_known_of(kind: str, code: str, outcome: Outcome) -> None:

@@ -36,7 +36,13 @@ def test_each_provider_and_code_counts_by_itself() -> None:
     told: list[tuple[str, Finding]] = [("airtel", NEW), ("mtn", NEW), ("mtn", refused)]
     for provider, said in [*told, ("mtn", Accepted(unlisted="NEW_WORD"))]:
         unlisted.note(provider, said)
-    assert unlisted.seen == {("airtel", NEW.unlisted): 1, ("mtn", NEW.unlisted): 1, ("mtn", "NEW_WORD"): 2}
+    unlisted.note("mtn", Unknown("the status is not one of MTN's words", unlisted="TIMEOUT"))
+    assert unlisted.seen == {
+        ("airtel", NEW.unlisted): 1,
+        ("mtn", NEW.unlisted): 1,
+        ("mtn", "NEW_WORD"): 2,
+        ("mtn", "TIMEOUT"): 1,
+    }
 
 
 @pytest.mark.parametrize(

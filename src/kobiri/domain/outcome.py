@@ -89,6 +89,7 @@ class Unknown:
     `outage` is as in NotSent: False where the provider answered in good order, such as 403 or 429; `refused` too.
     `retry_after_s`: it asked for so many seconds of rest. `askable` False: it has no status query, so a person or a
     statement must tell. `asked` False: the question never left; `retry_after_s` is then when there is a place for it.
+    `unlisted`: what stood where a clear word should, and is none that we know.
     """
 
     reason: str
@@ -97,6 +98,7 @@ class Unknown:
     askable: bool = True
     refused: bool = False
     asked: bool = True
+    unlisted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

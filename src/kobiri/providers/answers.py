@@ -2,7 +2,7 @@
 
 import codecs
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Never, TypeVar
 
@@ -10,7 +10,7 @@ from kobiri.domain.errors import CurrencyNotSupported, InvalidAmount
 from kobiri.domain.ids import ProviderReference, parse_id
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import as_told
-from kobiri.domain.outcome import Unknown
+from kobiri.domain.outcome import Declined, FailureCode, Unknown
 from kobiri.providers.base import Foreign
 
 T = TypeVar("T")
@@ -27,16 +27,17 @@ class Strange(Exception):
     """An answer that is not as the provider describes it. The text tells nothing of its content.
 
     `outage`: it is no JSON object, so it hardly comes from the provider's own program. False: the provider is well, and
-    says something about one payment that nobody understands.
+    says something about one payment that nobody understands. `unlisted`: its word, where that is none that we know.
     """
 
-    def __init__(self, told: str, *, outage: bool = False) -> None:
+    def __init__(self, told: str, *, outage: bool = False, unlisted: str | None = None) -> None:
         super().__init__(told)
         self.outage = outage
+        self.unlisted = unlisted
 
     @property
     def unknown(self) -> Unknown:
-        return Unknown(str(self), outage=self.outage)
+        return Unknown(str(self), outage=self.outage, unlisted=self.unlisted)
 
 
 class Number(str):
@@ -144,6 +145,12 @@ def readable(read: Callable[[Object], T], answer: Object) -> T | None:
 def cut(foreign: str | None) -> str | None:
     """Keep what a log, a database and a screen can show of a foreign word: spaces around it are no part of it."""
     return "".join(filter(str.isprintable, foreign)).strip()[:MAX_CODE].rstrip() or None if foreign else None
+
+
+def declined(code: str | None, reasons: Mapping[str, FailureCode], otherwise: FailureCode) -> Declined:
+    """A firm no with the reason of its code, and with another where no table lists the code."""
+    listed = None if code is None else reasons.get(code)
+    return Declined(listed or otherwise, code, unlisted=None if listed else code)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Object:

@@ -5,7 +5,7 @@ from collections import Counter
 
 import structlog
 
-from kobiri.domain.outcome import Accepted, Declined, Finding, Outcome, Succeeded
+from kobiri.domain.outcome import Finding, NotFound, NotSent, Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -16,14 +16,14 @@ TOLD_AGAIN_AT = frozenset(10**power for power in range(19))
 
 
 class Unlisted:
-    """How often each code came that stood beside a clear word and is in no table; by provider and code."""
+    """How often each code came that is in no table, beside a clear word or in its place; by provider and code."""
 
     def __init__(self) -> None:
         self.seen: Counter[tuple[str, str]] = Counter()
 
     def note(self, provider_id: str, said: Outcome | Finding) -> None:
         """Count the code and warn of it: at the first time, at the tenth, at the hundredth and so on."""
-        if not isinstance(said, Accepted | Succeeded | Declined) or said.unlisted is None:
+        if isinstance(said, NotSent | NotFound) or said.unlisted is None:
             return
         code = said.unlisted if CODE.fullmatch(said.unlisted) else OTHERS
         if (provider_id, code) not in self.seen and len(self.seen) >= MOST_CODES:

@@ -32,6 +32,7 @@ from kobiri.providers.answers import (
     Object,
     Strange,
     cut,
+    declined,
     money,
     number,
     our_reference,
@@ -85,6 +86,7 @@ REASONS = {
     "RESOURCE_NOT_FOUND": FailureCode.PROVIDER_REJECTED,  # a refund's collection, we think: README 4 [I]
     "TRANSACTION_NOT_FOUND": FailureCode.PROVIDER_REJECTED,  # listed, nowhere explained: README 4 [C]
     "TRANSACTION_NOT_COMPLETED": FailureCode.PROVIDER_ERROR,  # the same
+    "TRANSFER_TYPE_UNKNOWN": FailureCode.PROVIDER_ERROR,  # of the sandbox's number 464
     "INTERNAL_PROCESSING_ERROR": FailureCode.PROVIDER_ERROR,  # final when FAILED: README 4 [O]
     "SERVICE_UNAVAILABLE": FailureCode.PROVIDER_UNAVAILABLE,
 }
@@ -239,9 +241,9 @@ def read_create(status: int, body: bytes, kind: Kind) -> Outcome | TokenRefused:
         case 401:
             return TokenRefused()
         case 400 if (code := _code(body)) not in NO_REFUSAL:
-            return Declined(REASONS.get(code or "", FailureCode.PROVIDER_REJECTED), code)
+            return declined(code, REASONS, FailureCode.PROVIDER_REJECTED)
         case 422 if (code := _code(body)) not in NO_REFUSAL:
-            return Declined(REASONS.get(code or "", REFUSED_WITH_422[kind]), code)
+            return declined(code, REASONS, REFUSED_WITH_422[kind])
         case 500 if (code := _code(body)) is not None and code in REFUSED_WITH_500:
             return Declined(REASONS[code], code)
         case _:
@@ -302,17 +304,17 @@ def read_callback(body: bytes) -> CallbackWord:
 
 def _read_word(answer: Object) -> Accepted | Succeeded | Declined:
     """Read the status in a status answer or a callback: README 3, 5. Raises Strange."""
-    match text(answer.get("status")):
+    match word := text(answer.get("status")):
         case "SUCCESSFUL":
             return Succeeded(cut(text(answer.get("financialTransactionId"), numbers=True)))
         case "FAILED":
             reason = answer.get("reason")  # on the wire a text, by description an object: README 3 [O]
             code = cut(text(reason.get("code") if isinstance(reason, dict) else reason))
-            return Declined(REASONS.get(code or "", FailureCode.PROVIDER_ERROR), code)
+            return declined(code, REASONS, FailureCode.PROVIDER_ERROR)
         case "PENDING" | "CREATED":
             return Accepted()
         case _:
-            raise Strange("the status is not one of MTN's words")
+            raise Strange("the status is not one of MTN's words", unlisted=cut(word))
 
 
 def _money(answer: Object) -> Money:

@@ -22,6 +22,7 @@ from kobiri.providers.answers import (
     Object,
     Strange,
     cut,
+    declined,
     inner,
     money,
     number,
@@ -196,17 +197,17 @@ def _read_initiation(body: bytes, reference: ProviderReference) -> Outcome:
 
 
 def _read_door(answer: Object) -> Accepted | Declined | Unknown:
-    match text(answer.get("status")):
+    match word := text(answer.get("status")):
         case "ACCEPTED":
             return Accepted(calls_back=True)
         case "DUPLICATE_IGNORED":  # its outcome may be there already: no callback to wait for
             return Accepted(calls_back=False)
         case "REJECTED" if (code := _failure_code(answer)) != NO_REFUSAL:
-            return Declined(REASONS.get(code or "", FailureCode.PROVIDER_REJECTED), code)
+            return declined(code, REASONS, FailureCode.PROVIDER_REJECTED)
         case "REJECTED":
             return Unknown(f"rejected with {NO_REFUSAL}", outage=False)
         case _:
-            raise Strange("the status is not one of pawaPay's words")
+            raise Strange("the status is not one of pawaPay's words", unlisted=cut(word))
 
 
 def read_status(status: int, body: bytes, kind: Kind, reference: ProviderReference) -> Finding:
@@ -285,18 +286,18 @@ def _kind_in(data: Object) -> Kind:
 
 def _read_word(data: Object, kind: Kind) -> Accepted | Succeeded | Declined:
     """Read the status of a payment: README 3. Raises Strange."""
-    match text(data.get("status")):
+    match word := text(data.get("status")):
         case "COMPLETED":
             return Succeeded(cut(text(data.get("providerTransactionId"), numbers=True)))
         case "FAILED":
             code = _failure_code(data)
             if code == "WALLET_LIMIT_REACHED" and kind != "collection":
                 return Declined(FailureCode.PAYEE_NOT_ALLOWED, code)  # one word for the wallets of both sides
-            return Declined(REASONS.get(code or "", FailureCode.PROVIDER_ERROR), code)
+            return declined(code, REASONS, FailureCode.PROVIDER_ERROR)
         case "ACCEPTED" | "PROCESSING" | "SUBMITTED" | "ENQUEUED" | "IN_RECONCILIATION":
             return Accepted()
         case _:
-            raise Strange("the status is not one of pawaPay's words")
+            raise Strange("the status is not one of pawaPay's words", unlisted=cut(word))
 
 
 def _money(data: Object) -> Money:

@@ -111,7 +111,8 @@ def _read(status: int, body: bytes, names: tuple[str, ...], refusals: Mapping[st
     if (why := refusals.get(code)) is not None:
         return Declined(why, code)
     told = f"status {code}" if QUOTABLE.fullmatch(code) else "an unknown status"
-    return Unknown(told, outage=code in TROUBLE, askable=False)
+    unlisted = code if QUOTABLE.fullmatch(code) and code not in TROUBLE else None
+    return Unknown(told, outage=code in TROUBLE, askable=False, unlisted=unlisted)
 
 
 def _code(answer: Object, names: tuple[str, ...]) -> str:
