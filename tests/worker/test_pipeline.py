@@ -73,6 +73,7 @@ async def test_accepted_approved_and_collected(api: Api, simulator: Simulator) -
         ("452", "payer_timeout"),
         ("455", "payer_not_found"),
         ("465", "insufficient_funds"),
+        ("467", "insufficient_funds"),
     ],
 )
 async def test_a_payer_who_does_not_pay_ends_it(api: Api, simulator: Simulator, last_digits: str, failure: str) -> None:
