@@ -72,7 +72,7 @@ def written(path: Path) -> Any:
     return json.loads(told)
 
 
-def whole(path: Path, told: dict[str, Any]) -> dict[str, Any]:
+def whole(path: Path, told: dict[str, Any]) -> Any:
     if (like := told.pop("like", None)) is None:
         return told
     other: dict[str, Any] = {**written(path.with_name(f"{like}.json")), "means": {}}
