@@ -67,29 +67,40 @@ TRANSACTION_ID = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 SIGNING_SECRET_BYTES = 69  # the base64 of a 32-byte key, a colon, the base64 of a 16-byte IV
 OVERHEAD_BYTES = {"pkcs1": 11, "oaep-sha1": 2 * 20 + 2, "oaep-sha256": 2 * 32 + 2}
 
-# Codes: README 6. Both products number their answers alike, in two series.
-PAID = frozenset({"DP00800001001", "DP00900001001"})
+# Codes: README 6. Both products number their answers alike, in two series. Collections have a second numbering, seen
+# until 2023: DP008001nnn is not DP00800001nnn with a zero less, so each of its codes is listed by itself.
+NEUTRAL = frozenset({"ESB000010"})  # the gateway has done its work: no word about the payment
+PAID = frozenset({"DP00800001001", "DP00900001001", "DP008001001"})
 PENDING = frozenset({"DP00800001006", "DP00900001006"})
 # This id, or one like it, has arrived before: its outcome must be asked for.
 DUPLICATE = frozenset({
     "DP00800001011", "DP00800001017", "DP00900001011", "DP00900001017", "ESB000041", "521050",
 })  # fmt: skip
+AMBIGUOUS = "DP00800001000"
 # Airtel does not know itself: no word beside one of these is believed.
 DOUBT = frozenset({
-    "DP00800001000", "DP00800001014", "DP00900001000", "DP00900001014",
+    AMBIGUOUS, "DP00800001014", "DP00900001000", "DP00900001014",
     "ESB000001", "ESB000004", "ESB000014", "ROUTER117",
 })  # fmt: skip
 NOT_FOUND = frozenset({"DP00800001025", "DP00900001015", "ESB000045"})
-# Reasons of a failure where the enquiry says TF or TE, and no firm word before: README 6 [I].
-NOT_AT_FIRST = frozenset({"DP00800001005", "DP00800001024", "DP00900001005"})
+# Of a key or of a name: they say nothing of a payment.
+OF_OTHER_CALLS = frozenset({"DP00800001027", "DP00800001028", "DP02010001000", "DP02200000002"})
+# Reasons of a failure where the enquiry or a callback says TF or TE, and no firm word before: README 6 [I].
+NOT_AT_FIRST = frozenset({
+    "DP00800001005", "DP00800001024", "DP00900001005",
+    "DP008001013", "DP008001016", "DP008001021", "DP008001023",
+    "ESB000011", "0000900", "521002",
+})  # fmt: skip
+# Where money goes out, a refusal that may be none would be paid twice: README 6 [D2].
+NOT_AT_FIRST_OUT = NOT_AT_FIRST | {"ESB000008"}
 MSISDN_NOT_FOUND = "msisdn not found"  # told under a code that also means other things: README 2 [D2]
 # After one of these the encryption key may be an old one.
 DOUBTS_KEY = frozenset({
     "DP00800001026", "DP00900001013", "DP00900001016", "DP00900001018", "ROUTER114", "ROUTER115", "ROUTER116",
 })  # fmt: skip
 
-# The request never came past the gateway: README 6 [D2].
-AT_THE_GATE = {
+# The request never came past the gateway, but for the last four: README 6 [D2].
+BY_THE_GATEWAY = {
     "ROUTER001": FailureCode.PROVIDER_REJECTED,
     "ROUTER003": FailureCode.PROVIDER_REJECTED,
     "ROUTER005": FailureCode.PROVIDER_REJECTED,
@@ -101,15 +112,18 @@ AT_THE_GATE = {
     "ROUTER115": FailureCode.PROVIDER_REJECTED,
     "ROUTER116": FailureCode.PROVIDER_REJECTED,
     "ROUTER119": FailureCode.PROVIDER_REJECTED,
-    "ESB000008": FailureCode.PROVIDER_REJECTED,
     "ESB000033": FailureCode.PROVIDER_REJECTED,
     "ESB000034": FailureCode.PROVIDER_REJECTED,
     "ESB000035": FailureCode.PROVIDER_REJECTED,
     "ESB000036": FailureCode.PROVIDER_REJECTED,
     "ESB000039": FailureCode.NOT_ALLOWED,
+    "ESB000008": FailureCode.PROVIDER_REJECTED,
+    "ESB000011": FailureCode.PROVIDER_ERROR,
+    "0000900": FailureCode.PROVIDER_ERROR,
+    "521002": FailureCode.PROVIDER_REJECTED,
 }
 COLLECTION_REASONS = {
-    **AT_THE_GATE,
+    **BY_THE_GATEWAY,
     "DP00800001002": FailureCode.PAYER_DECLINED,
     "DP00800001003": FailureCode.PAYER_LIMIT_REACHED,
     "DP00800001004": FailureCode.PROVIDER_REJECTED,
@@ -117,13 +131,17 @@ COLLECTION_REASONS = {
     "DP00800001007": FailureCode.INSUFFICIENT_FUNDS,
     "DP00800001008": FailureCode.PAYER_DECLINED,
     "DP00800001009": FailureCode.PROVIDER_REJECTED,
-    "DP00800001010": FailureCode.NOT_ALLOWED,
+    "DP00800001010": FailureCode.PAYER_NOT_FOUND,
     "DP00800001024": FailureCode.PAYER_TIMEOUT,
     "DP00800001026": FailureCode.PROVIDER_REJECTED,
     "DP00800001029": FailureCode.PAYER_TIMEOUT,
+    "DP008001013": FailureCode.PROVIDER_REJECTED,
+    "DP008001016": FailureCode.PAYER_NOT_FOUND,
+    "DP008001021": FailureCode.INSUFFICIENT_FUNDS,
+    "DP008001023": FailureCode.PAYER_DECLINED,
 }
 PAYOUT_REASONS = {
-    **AT_THE_GATE,
+    **BY_THE_GATEWAY,
     "DP00900001003": FailureCode.PROVIDER_REJECTED,
     "DP00900001004": FailureCode.PROVIDER_REJECTED,
     "DP00900001005": FailureCode.PROVIDER_ERROR,
@@ -136,7 +154,17 @@ PAYOUT_REASONS = {
     "DP00900001018": FailureCode.PROVIDER_REJECTED,
     "DP00900001019": FailureCode.NOT_ALLOWED,
 }
-REFUND_REASONS = {**COLLECTION_REASONS, "DP00800001025": FailureCode.PROVIDER_REJECTED}
+REFUND_REASONS = {
+    **COLLECTION_REASONS,
+    "DP00800001010": FailureCode.NOT_ALLOWED,
+    "DP008001016": FailureCode.NOT_ALLOWED,
+    "DP00800001025": FailureCode.PROVIDER_REJECTED,
+}
+# What stands here and is neither paid nor in progress speaks against a success.
+AGAINST = frozenset().union(
+    DUPLICATE, DOUBT, NOT_FOUND, OF_OTHER_CALLS, COLLECTION_REASONS, PAYOUT_REASONS, REFUND_REASONS
+)
+LISTED = AGAINST | PAID | PENDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +178,31 @@ class BadKey(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What an answer says, whichever of the three shapes it has. `code` is the one to keep, `codes` are all."""
+    """What an answer says, whichever of the three shapes it has.
+
+    `codes` are all but the neutral ones, the one to keep first. `answered`: there was any code, a neutral one too.
+    """
 
     http_status: int
     word: str | None
-    code: str | None
-    codes: frozenset[str]
+    codes: tuple[str, ...]
     message: str
     transaction: Object = field(repr=False)
     body: bytes = field(repr=False)
     success: object = None
+    answered: bool = True
+
+    @property
+    def code(self) -> str | None:
+        return self.codes[0] if self.codes else None
+
+    @property
+    def unlisted(self) -> str | None:
+        """The first code that is in no table: it decides nothing beside a clear word."""
+        return next((code for code in self.codes if code not in LISTED), None)
+
+    def has(self, codes: frozenset[str]) -> bool:
+        return not codes.isdisjoint(self.codes)
 
     @property
     def unknown(self) -> Unknown:
@@ -170,13 +213,16 @@ class _Told:
         return _reference(self.transaction) == reference
 
     def is_about_another(self, reference: ProviderReference) -> bool:
-        return self.transaction.get("id") is not None and not self.is_about(reference)
+        """Whether it names somebody else; null, `false` (an official sample: README 2) and "" name nobody."""
+        return self.transaction.get("id") not in (None, False, "") and not self.is_about(reference)
+
+    @property
+    def knows_no_wallet(self) -> bool:
+        return self.code == "DP00800001005" and MSISDN_NOT_FOUND in self.message.lower()
 
     def failure(self, reasons: Mapping[str, FailureCode]) -> FailureCode | None:
         """Why no money moved, where the code is one of the reasons."""
-        if self.code == "DP00800001005" and MSISDN_NOT_FOUND in self.message.lower():
-            return FailureCode.PAYER_NOT_FOUND
-        return reasons.get(self.code or "")
+        return FailureCode.PAYER_NOT_FOUND if self.knows_no_wallet else reasons.get(self.code or "")
 
 
 # --- what is written ----------------------------------------------------------------------------------------
@@ -337,7 +383,7 @@ def read_key(status: int, body: bytes, now: datetime) -> Fresh[RSAPublicKey] | N
 def read_collection(status: int, body: bytes, reference: ProviderReference) -> Outcome | TokenRefused:
     """The first answer: the prompt was sent, or why not. It never says that money moved."""
     told = _open(status, body, (HTTPStatus.OK, HTTPStatus.BAD_REQUEST))
-    return _first(told, reference, COLLECTION_REASONS) if isinstance(told, _Told) else told
+    return _first(told, reference, COLLECTION_REASONS, NOT_AT_FIRST) if isinstance(told, _Told) else told
 
 
 def read_payout(status: int, body: bytes, reference: ProviderReference) -> Outcome | TokenRefused:
@@ -345,9 +391,10 @@ def read_payout(status: int, body: bytes, reference: ProviderReference) -> Outco
     told = _open(status, body, (HTTPStatus.OK, HTTPStatus.BAD_REQUEST))
     if not isinstance(told, _Told):
         return told
-    first = _first(told, reference, PAYOUT_REASONS)
-    paid = told.word == "TS" and told.code in PAID | {None} and told.is_about(reference)
-    return Succeeded(_airtel_money_id(told.transaction)) if isinstance(first, Accepted) and paid else first
+    first = _first(told, reference, PAYOUT_REASONS, NOT_AT_FIRST_OUT)
+    clear = told.word == "TS" and not told.has(AGAINST | PENDING)
+    paid = clear and status == HTTPStatus.OK and told.is_about(reference)
+    return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted) if paid else first
 
 
 def read_refund(status: int, body: bytes) -> Outcome | TokenRefused:
@@ -358,12 +405,13 @@ def read_refund(status: int, body: bytes) -> Outcome | TokenRefused:
     if isinstance(told, Unknown):
         return replace(told, askable=False)
     failure = told.failure(REFUND_REASONS)
-    if told.codes & (DOUBT | DUPLICATE) or told.code in NOT_AT_FIRST:
-        return replace(told.unknown, askable=False)
-    if told.word in ("SUCCESS", "TS") and told.code in PAID | PENDING and told.success is not False:
-        return Succeeded(_airtel_money_id(told.transaction))
-    if told.word in (None, "TF") and failure is not None:
-        return Declined(failure, told.code)
+    # Nobody can be asked whether a code that nobody listed is a failure: both other signs must be good then.
+    good = told.success is True if told.unlisted else told.success in (None, True) and told.answered
+    if status == HTTPStatus.OK and told.word in ("SUCCESS", "TS") and not told.has(AGAINST) and good:
+        return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted)
+    firm = told.code not in NOT_AT_FIRST_OUT and not told.has(DOUBT | DUPLICATE | PAID)
+    if told.word in (None, "TF") and failure is not None and firm:
+        return Declined(failure, told.code, unlisted=told.unlisted)
     return replace(told.unknown, askable=False)
 
 
@@ -387,21 +435,22 @@ def _open(status: int, body: bytes, believed: tuple[int, ...]) -> _Told | TokenR
     return told if status in believed else told.unknown
 
 
-def _first(told: _Told, reference: ProviderReference, reasons: Mapping[str, FailureCode]) -> Outcome:
+def _first(
+    told: _Told, reference: ProviderReference, reasons: Mapping[str, FailureCode], not_at_first: frozenset[str]
+) -> Outcome:
     """What the answer to a request says, short of success: README 2, 3."""
     if told.is_about_another(reference):
         return Unknown("the answer is about another reference", outage=False)
     failure = told.failure(reasons)
-    firm = told.code not in NOT_AT_FIRST or failure is FailureCode.PAYER_NOT_FOUND
-    going_on = told.code in PAID | PENDING or (told.code is None and told.word is not None)
-    doubtful = bool(told.codes & DOUBT)
+    firm = (told.code not in not_at_first or told.knows_no_wallet) and not told.has(DOUBT | PAID)
+    going_on = told.code in PAID | PENDING or (told.word is not None and not told.has(AGAINST))
     match told.word:
-        case _ if told.codes & DUPLICATE:
-            return Accepted()
-        case None | "TF" | "TE" if failure is not None and firm and not doubtful:
-            return Declined(failure, told.code)
-        case None | "SUCCESS" | "TS" | "TIP" | "TI" if going_on and not doubtful:
-            return Accepted()
+        case _ if told.has(DUPLICATE):
+            return Accepted(unlisted=told.unlisted)
+        case None | "TF" | "TE" if failure is not None and firm:
+            return Declined(failure, told.code, unlisted=told.unlisted)
+        case None | "SUCCESS" | "TS" | "TIP" | "TI" if going_on and not told.has(DOUBT):
+            return Accepted(unlisted=told.unlisted)
         case _:
             return told.unknown
 
@@ -412,27 +461,28 @@ def _read_status(
     told = _open(status, body, (HTTPStatus.OK, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND))
     if not isinstance(told, _Told):
         return told
-    if told.codes & NOT_FOUND and told.word in (None, "TF"):
+    if told.has(NOT_FOUND) and told.word in (None, "TF"):
         return NotFound(firm=False)  # it may still be on its way: README 4 [I]
     # Without a word the codes speak of the question, not of the payment.
-    if told.word is None or status != HTTPStatus.OK or told.codes & (DOUBT | DUPLICATE):
+    if told.word is None or status != HTTPStatus.OK:
         return told.unknown
-    if not told.is_about(reference):
-        return Unknown("the answer is about another reference", outage=False)
-    return _read_word(told, reasons)
+    if told.is_about(reference):
+        return _verdict(told, reasons) or told.unknown
+    return Unknown("the answer is about another reference", outage=False)
 
 
-def _read_word(told: _Told, reasons: Mapping[str, FailureCode]) -> Finding:
+def _verdict(told: _Told, reasons: Mapping[str, FailureCode]) -> Accepted | Succeeded | Declined | None:
+    """What a word means that is about our payment, beside its codes; None: nothing, for they contradict each other."""
     match told.word:
-        case "TS" if told.code in PAID | PENDING | {None}:  # which of the two is disputed: README 4
-            return Succeeded(_airtel_money_id(told.transaction))
-        case "TF" | "TE" if told.code not in PAID:
+        case "TS" if not told.has(AGAINST):  # beside it stands paid, in progress (README 4) or what nobody listed
+            return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted)
+        case "TF" | "TE" if not told.has(PAID | DOUBT | DUPLICATE):
             untold = FailureCode.PAYER_TIMEOUT if told.word == "TE" else FailureCode.PROVIDER_ERROR
-            return Declined(told.failure(reasons) or untold, told.code or told.word)
-        case "TIP" | "TI":
-            return Accepted()
+            return Declined(told.failure(reasons) or untold, told.code or told.word, unlisted=told.unlisted)
+        case "TIP" | "TI" if not told.has(DOUBT | DUPLICATE):
+            return Accepted(unlisted=told.unlisted)
         case _:
-            return told.unknown
+            return None
 
 
 def _words(status: int, body: bytes) -> _Told | None:
@@ -442,27 +492,31 @@ def _words(status: int, body: bytes) -> _Told | None:
         said = inner(answer.get("status"))
         transaction = inner(inner(answer.get("data")).get("transaction"))
         word = (text(transaction.get("status")) or "").strip().rstrip(".").upper()
-        codes = [
-            text(code, numbers=True) or ""
-            for code in (
-                said.get("response_code"), answer.get("status_code"), said.get("result_code"), answer.get("error"),
-            )
-        ]  # fmt: skip
-        message = text(said.get("message")) or text(answer.get("status_message")) or ""
-        text(transaction.get("id"), numbers=True)
+        codes = _codes(
+            said.get("response_code"), answer.get("status_code"), said.get("result_code"), answer.get("error")
+        )
     except Strange:
         return None
-    told = [code for code in codes if CODE.fullmatch(code)]
     return _Told(
         http_status=status,
         word=(word if CODE.fullmatch(word) else "?") if word else None,
-        code=told[0] if told else None,
-        codes=frozenset(told),
-        message=message,
+        codes=tuple(code for code in codes if code not in NEUTRAL),
+        message=_message(said.get("message")) or _message(answer.get("status_message")),
         transaction=transaction,
         body=body,
         success=said.get("success"),
+        answered=bool(codes),
     )
+
+
+def _codes(*told: object) -> list[str]:
+    """What looks like a code. Raises Strange: a code that cannot be read may be any."""
+    codes = [(text(code, numbers=True) or "").strip() for code in told]
+    return [code for code in codes if CODE.fullmatch(code)]
+
+
+def _message(told: object) -> str:
+    return told if isinstance(told, str) else ""
 
 
 def _unclear(status: int, body: bytes, told: str) -> Unknown:
@@ -505,6 +559,9 @@ def _reference(transaction: Object) -> ProviderReference | None:
 # --- callbacks ----------------------------------------------------------------------------------------------
 
 
+CALLBACK_WORDS = frozenset({"TS", "TF", "TE", "TIP", "TI", "TA"})
+
+
 class _Callback(msgspec.Struct):
     transaction: msgspec.Raw
     hash: str
@@ -529,7 +586,7 @@ def read_callback(body: bytes) -> CallbackWord:
     try:
         transaction = inner(read_object(body).get("transaction"))
         word = text(transaction.get("status_code"))
-        airtel_money_id = cut(text(transaction.get("airtel_money_id"), numbers=True))
+        text(transaction.get("airtel_money_id"), numbers=True)
     except Strange as strange:
         raise Unreadable(f"This is no callback of Airtel's: {strange}.") from None
     reference = _reference(transaction)
@@ -537,19 +594,26 @@ def read_callback(body: bytes) -> CallbackWord:
         if transaction.get("id"):
             raise Foreign("This is no callback about a payment of ours: its id is not a reference of ours.")
         raise Unreadable("This is no callback of Airtel's: it names no id.")
-    finding: Accepted | Succeeded | Declined
-    match word:
-        case "TS":
-            finding = Succeeded(airtel_money_id)
-        case "TF":
-            finding = Declined(FailureCode.PROVIDER_ERROR, word)
-        case "TE":
-            finding = Declined(FailureCode.PAYER_TIMEOUT, word)
-        case "TIP" | "TI" | "TA":
-            finding = Accepted()
-        case _:
-            raise Unreadable("This is no callback of Airtel's: its status_code is not one of Airtel's words.")
-    return CallbackWord(reference, finding, money=None, payer=None, direction=None)
+    if word not in CALLBACK_WORDS:
+        raise Unreadable("This is no callback of Airtel's: its status_code is not one of Airtel's words.")
+    return CallbackWord(reference, _callback_says(word, transaction), money=None, payer=None, direction=None)
+
+
+def _callback_says(word: str, transaction: Object) -> Accepted | Succeeded | Declined:
+    """By the tables of the enquiry. Words and codes that contradict each other mean nothing yet: README 8."""
+    codes = readable(lambda told: _codes(told.get("code")), transaction)
+    if codes is None:
+        return Accepted()
+    told = _Told(
+        http_status=HTTPStatus.OK,
+        word=word,
+        codes=tuple(code for code in codes if code not in NEUTRAL),
+        message=_message(transaction.get("message")),
+        transaction=transaction,
+        body=b"",
+    )
+    unfound = told.has(NOT_FOUND)
+    return (None if unfound else _verdict(told, {**COLLECTION_REASONS, **PAYOUT_REASONS})) or Accepted()
 
 
 def _hash(key: bytes, content: bytes) -> bytes:
