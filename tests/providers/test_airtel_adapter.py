@@ -754,6 +754,8 @@ async def settled(provider: AirtelProvider, kind: Any, reference: ProviderRefere
         ({"pin_padding": "oaep-sha256", "key_bits": 2048, "signing": "required"},
          {"pin_padding": "oaep-sha256", "sign_messages": "on"}),
         ({"collection_versions": ["v2"]}, {"collection_version": "v2"}),
+        ({"codes_of_success": "result_code", "first_id": "false", "first_word": "Success.", "pending_as": "bare"}, {}),
+        ({"numbering": "short", "success_beside_tf": True}, {}),
     ],
 )  # fmt: skip
 async def test_money_comes_goes_and_goes_back_once(

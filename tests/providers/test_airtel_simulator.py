@@ -344,6 +344,80 @@ async def test_the_disputed_can_be_chosen(start: Start) -> None:
     assert (settled.json["status"]["success"], settled.json["status"]["code"]) == (False, 200)
 
 
+async def test_what_was_seen_elsewhere_can_be_chosen(start: Start) -> None:
+    sim = await start(
+        prompt_ms=100, first_word="Success.", first_id="false", pending_as="bare", codes_of_success="result_code",
+        success_beside_tf=True, success_beside_refund=False,
+    )  # fmt: skip
+    first = (await sim.collect(reference := ref())).json
+    assert first["data"]["transaction"] == {"id": False, "status": "Success."}
+    assert "response_code" not in first["status"]
+    assert (await sim.status(reference)).json["data"]["transaction"] == {"id": reference, "status": "TIP"}
+    paid = await sim.settled(reference)
+    assert (paid.word, paid.code) == ("TS", "ESB000010")
+    assert (await sim.pay_out()).code == "ESB000010"
+    refunded = (await sim.refund(paid.json["data"]["transaction"]["airtel_money_id"])).json
+    assert refunded["data"]["transaction"]["status"] == "SUCCESS"
+    assert refunded["status"] == {"code": "200", "message": "SUCCESS", "result_code": "ESB000010", "success": False}
+    await sim.collect(failed := ref(), payer=TEST + "407")
+    told = (await sim.settled(failed)).json
+    assert told["data"]["transaction"]["airtel_money_id"].startswith("MP")
+    assert (told["status"]["success"], told["status"]["result_code"]) == (True, "ESB000010")
+
+
+async def test_a_failure_may_have_the_ambiguous_code(start: Start) -> None:
+    sim = await start()
+    await sim.collect(one := ref(), payer=TEST + "421")
+    assert ((await sim.settled(one)).word, (await sim.settled(one)).code) == ("TF", "DP00800001000")
+    await sim.configure(failure_code="1000")
+    await sim.collect(another := ref(), payer=TEST + "407")
+    assert ((await sim.settled(another)).word, (await sim.settled(another)).code) == ("TF", "DP00800001000")
+    assert (await sim.pay_out(payee=TEST + "407")).code == "DP00900001007"
+
+
+@pytest.mark.parametrize(
+    ("digits", "callback", "enquiry"),
+    [
+        ("001", "DP008001001", "DP00800001001"),
+        ("402", "DP008001023", "DP008001013"),
+        ("404", "DP008001013", "DP008001013"),
+        ("407", "DP008001021", "DP00800001007"),
+        ("408", "DP00800001008", "DP00800001008"),
+        ("410", "DP008001016", "DP00800001010"),
+    ],
+)
+async def test_the_short_numbering_is_played_where_it_was_seen(
+    start: Start, shop: Shop, digits: str, callback: str, enquiry: str
+) -> None:
+    sim = await start(numbering="short", callback_url=shop.url)
+    await sim.collect(reference := ref(), payer=TEST + digits)
+
+    [told] = await shop.wait()
+
+    assert told["transaction"]["code"] == callback
+    assert (await sim.settled(reference)).code == enquiry
+
+
+async def test_a_code_that_nobody_listed_can_stand_beside_a_success(start: Start, shop: Shop) -> None:
+    sim = await start(paid_code="1099", callback_url=shop.url)
+    await sim.collect(reference := ref())
+    assert ((await sim.settled(reference)).word, (await sim.settled(reference)).code) == ("TS", "DP00800001099")
+    assert (await sim.pay_out()).code == "DP00900001099"
+    assert {one["transaction"]["code"] for one in await shop.wait(2)} == {"DP00800001099", "DP00900001099"}
+    await sim.configure(callback_code=False)
+    await sim.collect()
+    assert "code" not in (await shop.wait(3))[2]["transaction"]
+
+
+async def test_a_callback_may_be_about_an_id_of_nobodys(start: Start, shop: Shop) -> None:
+    sim = await start(callback_key=KEY)
+    ordered = {"provider": "airtel", "reference": "1784534223", "url": shop.url, "status": "TS"}
+    assert (await sim.call("POST", "/_sim/callbacks", json=ordered)).status in (200, 201, 202)
+    [told] = await shop.wait()
+    assert told["transaction"]["id"] == "1784534223"
+    assert told["hash"] == right(raw_transaction(shop.got[0][1]))
+
+
 async def test_a_repeated_id_is_refused_and_moves_nothing(sim: Airtel) -> None:
     reference = ref()
     await sim.collect(reference)
@@ -698,7 +772,8 @@ async def test_callbacks_have_no_hash_until_there_is_a_key(start: Start, shop: S
     transaction = told["transaction"]
     assert shop.got[0][0] == "POST"
     assert set(told) == {"transaction"}
-    assert set(transaction) == {"id", "message", "status_code", "airtel_money_id"}
+    assert list(transaction) == ["status_code", "code", "airtel_money_id", "id", "message"]
+    assert transaction["code"] == "DP00800001001"
     assert (transaction["id"], transaction["status_code"]) == (reference, "TS")
     status = (await sim.status(reference)).json["data"]["transaction"]
     assert transaction["airtel_money_id"] == status["airtel_money_id"]
@@ -711,8 +786,9 @@ async def test_a_hash_is_of_the_transaction(start: Start, shop: Shop, over: str)
 
     [told] = await shop.wait()
 
-    assert told["transaction"]["status_code"] == "TF"
-    assert "airtel_money_id" not in told["transaction"]
+    assert list(told) == ["transaction", "hash"]
+    assert (told["transaction"]["status_code"], told["transaction"]["code"]) == ("TF", "DP00800001007")
+    assert told["transaction"]["airtel_money_id"].startswith("MP")  # a failed one has a number too
     raw = raw_transaction(shop.got[0][1])
     compact = json.dumps(told["transaction"], separators=(",", ":")).encode()
     assert raw != compact

@@ -46,6 +46,16 @@ OPERATIONS: Final[Mapping[Kind, str]] = {"collection": "create", "payout": "payo
 PRODUCTS: Final[Mapping[Kind, str]] = {"collection": "collection", "payout": "disbursement"}
 SERIES: Final[Mapping[Kind, str]] = {"collection": "DP0080000", "payout": "DP0090000"}
 
+# The second numbering of a collection's codes, as far as anybody saw it: in callbacks, and in enquiries.
+SHORT_IN_CALLBACKS: Final[Mapping[str, str]] = {
+    "DP00800001001": "DP008001001",
+    "DP00800001002": "DP008001023",
+    "DP00800001004": "DP008001013",
+    "DP00800001007": "DP008001021",
+    "DP00800001010": "DP008001016",
+}
+SHORT_IN_ENQUIRIES: Final[Mapping[str, str]] = {"DP00800001002": "DP008001013", "DP00800001004": "DP008001013"}
+
 MESSAGES: Final[Mapping[str, str]] = {
     "DP00800001000": "The transaction is in an ambiguous state.",
     "DP00800001002": "Incorrect PIN.",
@@ -168,8 +178,16 @@ class AirtelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     slow_ms: Milliseconds = 45_000
     payout_ms: Milliseconds = 0
     status_code_as: Literal["string", "number"] = "string"
-    paid_code: Literal["1001", "1006"] = "1001"
+    numbering: Literal["long", "short"] = "long"
+    paid_code: Literal["1001", "1006", "1099"] = "1001"
+    failure_code: Literal["own", "1000"] = "own"
+    codes_of_success: Literal["both", "result_code"] = "both"
+    first_word: Literal["SUCCESS", "Success."] = "SUCCESS"
+    first_id: Literal["echoed", "false"] = "echoed"
+    pending_as: Literal["full", "bare"] = "full"
     success_beside_ts: bool = True
+    success_beside_tf: bool = False
+    success_beside_refund: bool = True
     duplicate_code: Literal["1011", "1017"] = "1011"
     id_hyphens: Literal["accepted", "refused"] = "accepted"
     text_amounts: Literal["accepted", "refused"] = "refused"
@@ -179,6 +197,7 @@ class AirtelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     callback_key: str | None = None
     callback_hash: Literal["raw", "compact"] = "raw"
     callback_on: Literal["final", "all"] = "final"
+    callback_code: bool = True
     callback_retry_ms: Annotated[tuple[Milliseconds, ...], Meta(max_length=50)] = ()
 
 
@@ -409,9 +428,10 @@ class AirtelSimulator:
         if word == "failed":
             code = "DP00800001008"
             return self._said(code, MESSAGES[code], code="400", success=False)
-        shown = "SUCCESS" if word in (None, "paid", "pending") else word
-        data = {"transaction": {"id": transaction.id, "status": shown}}
-        return self._said("DP00800001006", "SUCCESS", success=True, data=data)
+        options = self._options.now
+        shown = options.first_word if word in (None, "paid", "pending") else word
+        data = {"transaction": {"id": options.first_id == "echoed" and transaction.id, "status": shown}}
+        return self._said(self._of_success("DP00800001006"), "SUCCESS", success=True, data=data)
 
     def _collection_verdicts(self, transaction: Transaction, cue: f.Cue) -> Sequence[Verdict]:
         """What will happen to a collection: its faults first, then its test number, and approval otherwise."""
@@ -422,6 +442,7 @@ class AirtelSimulator:
         special: dict[str, list[Verdict]] = {
             "400": [Verdict(options.prompt_ms, TA, "DP00800001000")],
             "415": [Verdict(options.prompt_ms, TF, "DP00800001005")],
+            "421": [Verdict(options.prompt_ms, TF, "DP00800001000")],
             "429": [Verdict(options.prompt_ms, TE, "DP00800001029")],
             "453": [],
             "454": [Verdict(options.slow_ms, TS)],
@@ -527,10 +548,11 @@ class AirtelSimulator:
 
     def _settle(self, transaction: Transaction, verdict: Verdict) -> None:
         transaction.status, transaction.reason = verdict.status, verdict.reason
-        if verdict.status == TS:
+        if verdict.status in (TS, TF):
             now = datetime.now(UTC).strftime("%y%m%d.%H%M")
             prefix = "MP" if transaction.kind == "collection" else "CI"
             transaction.airtel_money_id = f"{prefix}{now}.L{next(self._numbers):05d}"
+        if verdict.status == TS and transaction.airtel_money_id is not None:
             self._paid[transaction.airtel_money_id] = transaction
             if len(self._paid) > self._stage.settings.max_payments:
                 self._paid.popitem(last=False)
@@ -585,7 +607,8 @@ class AirtelSimulator:
             code = first.reason or "DP00800001009"
             return self._said(code, MESSAGES.get(code, code), result_code="ESB000011", success=False)
         data = {"transaction": {"airtel_money_id": airtel_money_id, "status": "SUCCESS"}}
-        return self._said("DP00800001006", "SUCCESS", success=True, data=data)
+        success = self._options.now.success_beside_refund
+        return self._said(self._of_success("DP00800001006"), "SUCCESS", success=success, data=data)
 
     def _settle_refund(self, collection: Transaction, verdict: Verdict) -> None:
         if verdict.status != TS:
@@ -634,28 +657,60 @@ class AirtelSimulator:
     def _view(self, transaction: Transaction, change: Change, *, first: bool = False) -> web.Response:
         """The answer to a payout, and to an enquiry."""
         options = self._options.now
-        series = SERIES[transaction.kind]
         status, reason = WORDS[transaction.kind].told(change.status, transaction.status, transaction.reason)
+        code: str | None = self._code(transaction, status, reason, {} if first else SHORT_IN_ENQUIRIES)
         shown: dict[str, Any] = {"id": change.reference(transaction.id), "status": status}
         success, result_code = True, "ESB000010"
         match status:
             case "TS":
-                code = series + (options.paid_code if transaction.kind == "collection" else "1001")
-                true = transaction.airtel_money_id or FORGED_AIRTEL_MONEY_ID
-                shown["airtel_money_id"] = change.transaction_id or true
                 success = options.success_beside_ts
             case "TIP":
-                code = f"{series}1006"
+                pass
             case "TA":
-                code, success, result_code = reason or f"{series}1000", False, "ESB000001"
+                success, result_code = False, "ESB000001"
+            case "TF" if options.success_beside_tf:
+                pass
             case _:
-                code, success, result_code = reason or f"{series}1005", False, "ESB000011"
+                success, result_code = False, "ESB000011"
+        if status in (TS, TIP):
+            code = self._of_success(code)
+        theirs = self._airtel_money_id(transaction, status, change)
+        if theirs is not None and (status == TS or not first):
+            shown["airtel_money_id"] = theirs
         message = _message(transaction, status, reason, change)
         if first:
             shown["reference_id"] = change.transaction_id or transaction.airtel_money_id or ""
-        else:
+        elif status != TIP or options.pending_as == "full":
             shown["message"] = message
         return self._said(code, message, result_code=result_code, success=success, data={"transaction": shown})
+
+    def _code(self, transaction: Transaction, status: str, reason: str | None, short: Mapping[str, str]) -> str:
+        """The code beside a word, in the numbering that is played; `short`: the second one, where it is told."""
+        options = self._options.now
+        series = SERIES[transaction.kind]
+        match status:
+            case "TS":
+                is_told = transaction.kind == "collection" or options.paid_code == "1099"
+                code = series + (options.paid_code if is_told else "1001")
+            case "TIP":
+                code = f"{series}1006"
+            case "TF" if transaction.kind == "collection" and options.failure_code == "1000":
+                code = f"{series}1000"
+            case "TA":
+                code = reason or f"{series}1000"
+            case _:
+                code = reason or f"{series}1005"
+        return short.get(code, code) if options.numbering == "short" else code
+
+    def _of_success(self, code: str | None) -> str | None:
+        """A code beside a good word; some answers have the gateway's alone, ESB000010."""
+        return code if self._options.now.codes_of_success == "both" else None
+
+    def _airtel_money_id(self, transaction: Transaction, status: str, change: Change) -> str | None:
+        """Airtel's number of a transaction, which one that failed has too."""
+        if status not in (TS, TF):
+            return None
+        return change.transaction_id or transaction.airtel_money_id or FORGED_AIRTEL_MONEY_ID
 
     # Whose a number is, and what the merchant's wallets hold.
 
@@ -790,14 +845,14 @@ class AirtelSimulator:
         options = self._options.now
         words = WORDS[transaction.kind]
         status, reason = words.told(change.status, status or transaction.status, transaction.reason)
-        shown = {
+        shown = {  # in this order: so it was seen
+            "status_code": status,
+            "code": self._code(transaction, status, reason, SHORT_IN_CALLBACKS) if options.callback_code else None,
+            "airtel_money_id": self._airtel_money_id(transaction, status, change),
             "id": change.reference(transaction.id),
             "message": change.reason or _message(transaction, status, reason, change),
-            "status_code": status,
         }
-        if status == TS:
-            true = transaction.airtel_money_id or FORGED_AIRTEL_MONEY_ID
-            shown["airtel_money_id"] = change.transaction_id or true
+        shown = {name: told for name, told in shown.items() if told is not None or name == "id"}
         written = json.dumps(shown).encode()  # with spaces, so that it matters what is hashed
         key = options.callback_key.encode() if options.callback_key is not None and change.signed else None
         if change.signed == "wrong":
