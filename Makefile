@@ -49,6 +49,7 @@ lock: ## resolve requirements/*.txt anew from pyproject.toml, a week behind the 
 	uv pip compile $(LOCK) --group pip --output-file requirements/pip.txt
 	uv pip compile $(LOCK) pyproject.toml --extra embedded --group build --output-file requirements/run.txt
 	uv pip compile $(LOCK) pyproject.toml --extra embedded --group build --group dev --output-file requirements/dev.txt
+	uv pip compile $(LOCK) --group third-party --output-file requirements/third-party.txt
 
 LOCK := --quiet --upgrade --universal --exclude-newer "1 week" --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
