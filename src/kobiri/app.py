@@ -29,6 +29,7 @@ from kobiri.api.throttle import Throttle
 from kobiri.config import ConfigurationError, Settings, load
 from kobiri.domain import webhook
 from kobiri.domain.envelope import MasterKeys
+from kobiri.domain.errors import NotFound
 from kobiri.providers import registry
 from kobiri.providers.base import Provider, ProviderSpec
 from kobiri.services.access import Access
@@ -160,6 +161,22 @@ def platform_roads(settings: Settings) -> list[Road]:
         for entry, account in made
         if account is not None
     ]
+
+
+def platform_provider(settings: Settings, provider: str) -> Provider:
+    """The platform's account at a provider. Make it inside a running loop; close it.
+
+    Raises NotFound (there is no such provider), ConfigurationError (the environment lacks what it needs).
+    """
+    entry = registry.BY_ID.get(provider)
+    if entry is None:
+        raise NotFound(f"There is no provider {provider!r}; there are {', '.join(registry.BY_ID)}.")
+    account = registry.platform_account(settings, entry.spec)
+    if account is None:
+        needed = [field.name for field in entry.spec.fields if field.default is None and not field.optional]
+        names = ", ".join(f"{provider}_{name}".upper() for name in needed)
+        raise ConfigurationError(f"The platform has no account at {entry.spec.name}: set {names}.")
+    return entry.build(account)
 
 
 @asynccontextmanager

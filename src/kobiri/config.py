@@ -23,6 +23,7 @@ from kobiri.domain.money import LARGEST_MINOR, read_largest
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 NOT_IN_A_DEMO = "kobiri demo calls nothing outside this machine, and has a database of its own; unset it, in .env too"
 
+AirtelPadding = Literal["pkcs1", "oaep-sha1", "oaep-sha256", "oaep-sha256-mgf1-sha1"]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
@@ -134,10 +135,15 @@ class Settings(BaseSettings):
     airtel_client_secret: SecretStr | None = None
     airtel_country: Literal["ZM"] | None = None
     airtel_collection_version: Literal["v1", "v2"] | None = None
+    airtel_payout_version: Literal["v2", "v3"] | None = None
+    airtel_refund_version: Literal["v1", "v2"] | None = None
     airtel_pin: SecretStr | None = None
-    airtel_pin_padding: Literal["pkcs1", "oaep-sha1", "oaep-sha256"] | None = None
-    airtel_public_key: str | None = None
+    airtel_pin_key: str | None = None
+    airtel_pin_padding: AirtelPadding | None = None
     airtel_sign_messages: Literal["off", "on"] | None = None
+    airtel_sign_key: str | None = None
+    airtel_sign_padding: AirtelPadding | None = None
+    airtel_public_key: str | None = None  # older: one key for both
     airtel_callback_key: SecretStr | None = None
     airtel_webhook_secret: SecretStr | None = None
     airtel_webhook_secret_previous: SecretStr | None = None

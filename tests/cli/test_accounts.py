@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from kobiri import app as wiring
 from kobiri.providers import registry
 from kobiri.simulator import app as simulator_app
 from tests.cli.conftest import Cli
@@ -79,7 +80,9 @@ def test_an_account_from_its_storing_to_a_new_master_key(shop: Cli, mtn: str, tm
     assert made["callback_url"] in text
     (listed,) = shop.json("accounts", "list", "shop")["accounts"]
     assert (listed["name"], listed["enabled"], listed["master_key"], listed["version"]) == ("main", True, "old", 3)
-    assert shop.text("accounts", "check", "shop", "main", "--mode", "test") == "The provider takes this account.\n"
+    told = shop.text("accounts", "check", "shop", "main", "--mode", "test")
+    assert told.endswith("\nThe provider takes this account.\n")
+    assert f"base_url            {mtn} " in told
 
     shop.text("accounts", "disable", "shop", "main", "--mode", "test", "--reason", "new keys")
     assert shop.json("accounts", "list", "shop")["accounts"][0]["disabled_reason"] == "new keys"
@@ -88,14 +91,43 @@ def test_an_account_from_its_storing_to_a_new_master_key(shop: Cli, mtn: str, tm
     shop.environment["KOBIRI_MASTER_KEYS"] = f"new:{NEW},old:{OLD}"
     assert shop.json("accounts", "rotate") == {"rotated": 1}
     shop.environment["KOBIRI_MASTER_KEYS"] = f"new:{NEW}"
-    assert shop.json("accounts", "check", "shop", "main", "--mode", "test") == {"taken": True}
+    checked = shop.json("accounts", "check", "shop", "main", "--mode", "test")
+    assert checked["taken"]
+    assert (checked["facts"]["mode"], checked["facts"]["collection_token"]) == ("test", "HTTP 200")
     shop.environment["KOBIRI_MASTER_KEYS"] = f"old:{OLD}"
     code, sentence = shop.refusal("accounts", "check", "shop", "main", "--mode", "test")
     assert code == "unprocessable"
     assert "master key new" in sentence
 
-    said = text + shop.text("accounts", "list", "shop") + json.dumps([made, listed]) + sentence
+    said = text + told + shop.text("accounts", "list", "shop") + json.dumps([made, listed, checked]) + sentence
     assert not any(value in said for name, value in VALUES.items() if name != "target_environment")
+
+
+def test_the_platforms_accounts_are_checked_by_the_same_command(cli: Cli, mtn: str) -> None:
+    simulated = wiring.simulated_environment(mtn.removesuffix("/mtn"))
+    secret = {f"{entry.spec.id}_{field.name}".upper() for entry in registry.PROVIDERS for field in entry.spec.fields
+              if field.secret}  # fmt: skip
+    for provider in registry.BY_ID:
+        assert cli.refusal("accounts", "check", "--platform", provider)[0] == "configuration"
+    cli.environment |= simulated
+    for provider in registry.BY_ID:
+        checked = cli.json("accounts", "check", "--platform", provider)
+        assert checked["taken"]
+        assert checked["facts"]["base_url"] == simulated[f"{provider.upper()}_BASE_URL"]
+        assert checked["facts"]["mode"] == "live, test"
+        assert any(told.startswith("HTTP ") for told in checked["facts"].values())
+        told = cli.text("accounts", "check", "--platform", provider) + json.dumps(checked)
+        assert not [name for name in secret & set(simulated) if simulated[name] in told]
+
+    cli.environment["AIRTEL_SIGN_KEY"] = "nonsense"
+    cli.environment["AIRTEL_SIGN_MESSAGES"] = "on"
+    refused = cli.run("accounts", "check", "--platform", "airtel", "--json")
+    document = json.loads(refused.stdout)
+    assert (refused.exit_code, document["taken"], document["error"]["code"]) == (1, False, "account_refused")
+    assert document["facts"]["sign_key"] == "sign_key"
+    for words in ([], ["shop"], ["shop", "main", "--platform", "airtel"]):
+        assert cli.refusal("accounts", "check", *words)[0] == "usage"
+    assert cli.refusal("accounts", "check", "--platform", "nobody")[0] == "not_found"
 
 
 @pytest.mark.parametrize(

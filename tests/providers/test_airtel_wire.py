@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -89,13 +90,20 @@ def test_a_collection_is_written_as_airtel_wants_it() -> None:
 
 def test_a_payout_is_written_as_airtel_wants_it() -> None:
     payout = Payout(REFERENCE, Money(1_050, "ZMW"), Msisdn("260971234567"), "airtel", "May")
-    assert json.loads(wire.payout_body(payout, "sealed")) == {
+    assert json.loads(wire.payout_body(payout, "sealed", "v2")) == {
         "payee": {"currency": "ZMW", "msisdn": "971234567"},
         "reference": "PaymentMay",
         "pin": "sealed",
         "transaction": {"amount": 10.5, "id": ID, "type": "B2C"},
     }
-    assert wire.payout_enquiry(REFERENCE) == f"/standard/v2/disbursements/{ID}?transactionType=B2C"
+    assert json.loads(wire.payout_body(payout, "sealed", "v3")) == {
+        "payee": {"msisdn": "971234567", "wallet_type": "NORMAL"},
+        "reference": "PaymentMay",
+        "pin": "sealed",
+        "transaction": {"amount": 10.5, "id": ID, "type": "B2C"},
+    }
+    assert wire.payout_enquiry(REFERENCE, "v3") == f"/standard/v3/disbursements/{ID}"
+    assert wire.payout_enquiry(REFERENCE, "v2") == f"/standard/v2/disbursements/{ID}?transactionType=B2C"
     assert wire.collection_enquiry(REFERENCE) == f"/standard/v1/payments/{ID}"
 
 
@@ -130,16 +138,30 @@ def test_every_note_is_short_and_alphanumeric(given_text: str) -> None:
     assert note.isalnum()
 
 
+def oaep(algorithm: hashes.HashAlgorithm, mgf1: hashes.HashAlgorithm) -> padding.AsymmetricPadding:
+    return padding.OAEP(mgf=padding.MGF1(mgf1), algorithm=algorithm, label=None)
+
+
+PADDINGS = {
+    "pkcs1": padding.PKCS1v15(),
+    "oaep-sha1": oaep(hashes.SHA1(), hashes.SHA1()),  # noqa: S303
+    "oaep-sha256": oaep(hashes.SHA256(), hashes.SHA256()),
+    "oaep-sha256-mgf1-sha1": oaep(hashes.SHA256(), hashes.SHA1()),  # noqa: S303
+}
+
+
 # --- keys, PIN and signature ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "bits"), [("pkcs1", 1024), ("oaep-sha1", 1024), ("oaep-sha256", 2048)])
+@pytest.mark.parametrize(
+    ("name", "bits"), [("pkcs1", 1024), ("oaep-sha1", 1024), ("oaep-sha256", 2048), ("oaep-sha256-mgf1-sha1", 2048)]
+)
 def test_a_pin_can_be_read_by_airtel_alone(name: str, bits: int) -> None:
     key = wire.read_public_key(public_key(private_key(bits)))
     sealed = wire.seal(b"1234", key, name)
     assert b"1234" not in base64.b64decode(sealed)
     assert sealed != wire.seal(b"1234", key, name)
-    assert private_key(bits).decrypt(base64.b64decode(sealed), wire._padding(name)) == b"1234"
+    assert private_key(bits).decrypt(base64.b64decode(sealed), PADDINGS[name]) == b"1234"
 
 
 def test_a_signature_is_the_body_encrypted_and_its_key_sealed() -> None:

@@ -382,7 +382,7 @@ async def test_without_disbursement_credentials_nothing_but_collections(mtn: Mtn
         assert await provider.find("payout", REFERENCE, within_s=1) == Unknown(why, outage=False)
         assert await provider.find("refund", REFERENCE, within_s=1) == Unknown(why, outage=False)
         assert mtn.seen == []
-        assert await provider.check(within_s=10) is None
+        assert (await provider.check(within_s=10)).trouble is None
         assert await collect(provider) == Accepted()
 
 
@@ -420,16 +420,17 @@ async def test_a_check_names_the_product_that_refuses(mtn: Mtn) -> None:
 
     mtn.on_token = choose
     async with provider_at(mtn.url, **DISBURSEMENT) as provider:
-        assert await provider.check(within_s=10) is None
+        assert (await provider.check(within_s=10)).trouble is None
         refused.add("disbursement")
-        assert await provider.check(within_s=10) == "disbursement: no token: HTTP 401 invalid_client"
-        assert await provider.check("collection", within_s=10) is None, (
+        assert (await provider.check(within_s=10)).trouble == "disbursement: no token: HTTP 401 invalid_client"
+        assert (await provider.check("collection", within_s=10)).trouble is None, (
             "the other product's key is no matter of its own"
         )
         for kind in ("payout", "refund"):
-            assert await provider.check(kind, within_s=10) == "disbursement: no token: HTTP 401 invalid_client"
+            told = (await provider.check(kind, within_s=10)).trouble
+            assert told == "disbursement: no token: HTTP 401 invalid_client"
         refused.add("collection")
-        told = await provider.check(within_s=10)
+        told = (await provider.check(within_s=10)).trouble
         assert told is not None
         assert ("collection:" in told, "disbursement:" in told) == (True, True)
     assert (len(mtn.tokens), len(mtn.paying_tokens)) == (4, 5)

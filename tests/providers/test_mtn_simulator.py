@@ -789,7 +789,7 @@ async def test_our_adapter_collects_pays_out_and_refunds(sim: Mtn, payout_call: 
         ("refund", Refund(ProviderReference(ref()), money, wallet, "mtn", None, collected, None)),
     ]
     try:
-        assert await provider.check(within_s=DEADLINE_S) is None
+        assert (await provider.check(within_s=DEADLINE_S)).trouble is None
         for kind, request in asked:
             assert await provider.find(kind, request.reference, within_s=DEADLINE_S) == NotFound(firm=False)
             for _ in range(2):

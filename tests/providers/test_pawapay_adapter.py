@@ -457,14 +457,14 @@ async def test_closing_ends_a_question_for_keys_that_hangs(pawapay: Pawapay) -> 
 
 
 async def test_check_tells_whether_the_account_works(pawapay: Pawapay, provider: PawapayProvider) -> None:
-    assert await provider.check(within_s=5) is None
+    assert (await provider.check(within_s=5)).trouble is None
     async with provider_at(pawapay.url + "/pawapay", api_token="canary-token-of-old") as stranger:
-        told = await stranger.check(within_s=5)
+        told = (await stranger.check(within_s=5)).trouble
         assert told == "pawaPay does not take this account: HTTP 403 AUTHENTICATION_ERROR"
     async with provider_at("http://127.0.0.1:9") as nowhere:
-        assert (await nowhere.check(within_s=5) or "").startswith("pawaPay does not answer: ")
+        assert ((await nowhere.check(within_s=5)).trouble or "").startswith("pawaPay does not answer: ")
     async with provider_at(pawapay.url + "/pawapay", callback_public_key="not a key") as pinned:
-        assert (await pinned.check(within_s=5) or "").startswith("callback_public_key is not ")
+        assert ((await pinned.check(within_s=5)).trouble or "").startswith("callback_public_key is not ")
 
 
 async def test_the_account_is_what_a_provider_is(pawapay: Pawapay) -> None:

@@ -187,7 +187,7 @@ async def said(provider: Provider, recording: Recording) -> dict[str, Any]:
     """What the adapter makes of it."""
     match recording.operation:
         case "token":
-            why = await provider.check(within_s=WITHIN_S)
+            why = (await provider.check(within_s=WITHIN_S)).trouble
             return {"outcome": "Taken" if why is None else "Refused"}
         case "send":
             request = request_of(recording.kind, min(provider.currencies))

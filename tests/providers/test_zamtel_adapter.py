@@ -330,7 +330,7 @@ async def test_nothing_is_asked_about_a_movement(zamtel: Zamtel, provider: Zamte
 @pytest.mark.parametrize("status", [200, 302, 404, 500])
 async def test_any_answer_of_the_host_passes_the_check(zamtel: Zamtel, provider: ZamtelProvider, status: int) -> None:
     zamtel.respond = answer(status)
-    assert await provider.check(within_s=5) is None
+    assert (await provider.check(within_s=5)).trouble is None
     [(method, path, query, _)] = zamtel.seen
     assert (method, path, query) == ("GET", "/ZampayRest/", {})
 
@@ -338,9 +338,9 @@ async def test_any_answer_of_the_host_passes_the_check(zamtel: Zamtel, provider:
 async def test_a_host_that_does_not_answer_fails_the_check(zamtel: Zamtel) -> None:
     zamtel.respond = zamtel.hang
     async with provider_at(zamtel.url) as provider:
-        assert await provider.check(within_s=0.2) == "Zamtel Kwacha cannot be reached: no answer in time."
+        assert (await provider.check(within_s=0.2)).trouble == "Zamtel Kwacha cannot be reached: no answer in time."
     async with provider_at("http://127.0.0.1:1") as provider:
-        told = await provider.check(within_s=5)
+        told = (await provider.check(within_s=5)).trouble
     assert told == "Zamtel Kwacha cannot be reached: ClientConnectorError ECONNREFUSED."
 
 

@@ -498,7 +498,7 @@ async def send(provider: ZamtelProvider, request: Request, within_s: float = DEA
 async def test_the_adapter_is_understood(start: Start, kind: str) -> None:
     sim = await start(open_credentials=False)
     async with account_at(sim) as provider:
-        assert await provider.check(within_s=DEADLINE_S) is None
+        assert (await provider.check(within_s=DEADLINE_S)).trouble is None
         request = asked(kind)
         assert isinstance(await send(provider, request), Succeeded)
         (movement,) = await sim.movements(request.reference.replace("-", ""))

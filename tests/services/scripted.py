@@ -18,6 +18,7 @@ from kobiri.providers.base import (
     Authenticity,
     Callback,
     CallbackWord,
+    Checked,
     Collection,
     Operation,
     ProviderSpec,
@@ -119,10 +120,10 @@ class Operator:
         self.found.append(Called(reference, within_s, None, monotonic(), kind))
         return await self.finding() if callable(self.finding) else self.finding
 
-    async def check(self, kind: Kind | None = None, *, within_s: float) -> str | None:
+    async def check(self, kind: Kind | None = None, *, within_s: float) -> Checked:
         self.checks += 1
         self.checked_for.append(kind)
-        return await self.checked.get()
+        return Checked(await self.checked.get())
 
     async def verify(self, callback: Callback) -> Authenticity:
         return Authenticity.UNSIGNED

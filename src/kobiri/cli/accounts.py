@@ -14,7 +14,7 @@ from kobiri.cli.output import ACTOR, Json, emit, fail, plain_errors, run, table
 from kobiri.config import Settings
 from kobiri.domain.errors import NotFound
 from kobiri.domain.money import Money
-from kobiri.providers.base import Field, ProviderSpec
+from kobiri.providers.base import Checked, Field, ProviderSpec
 from kobiri.services import accounts
 from kobiri.services.accounts import TenantAccount, Wish
 from kobiri.store.accounts import StoredAccount
@@ -161,22 +161,43 @@ def list_(slug: Slug, json: Json = False) -> None:
 
 
 @app.command()
-def check(slug: Slug, name: Name, mode: ModeOption = Mode.live, json: Json = False) -> None:
+def check(
+    slug: Annotated[str | None, typer.Argument(help="The merchant's short name.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The account's name.")] = None,
+    mode: ModeOption = Mode.live,
+    platform: Annotated[
+        str | None, typer.Option(help="Check the platform's own account at this provider, as the environment has it.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Ask the provider whether it takes this account (exit code 1 when it does not). Nothing moves.
 
+    It shows what the account uses (address, versions, keys, paddings) and what the provider said; no secrets.
+
     Example: kobiri accounts check kitwe-books main
+
+    Example: kobiri accounts check --platform airtel
     """
 
-    async def work(settings: Settings) -> str | None:
+    async def work(settings: Settings) -> Checked:
+        if platform is not None:
+            return await accounts.ask(wiring.platform_provider(settings, platform))
         async with wiring.database(settings) as db:
             return await accounts.check(
-                db, wiring.master_keys(settings), wiring.account_maker(settings), slug, mode.value, name
+                db, wiring.master_keys(settings), wiring.account_maker(settings), slug or "", mode.value, name or ""
             )
 
-    trouble = run(json, work)
-    if trouble is not None:
-        fail(json, "account_refused", f"The provider does not take this account: {trouble.rstrip('.')}.")
-    emit(json, {"taken": True}, lambda console: console.print("The provider takes this account."))
+    if (slug is None, name is None) != (platform is not None,) * 2:
+        fail(json, "usage", "Name a merchant and an account, or a provider by --platform.")
+    checked = run(json, work)
+    trouble = checked.trouble
+    detail = None if trouble is None else f"The provider does not take this account: {trouble.rstrip('.')}."
+    error = {} if detail is None else {"error": {"code": "account_refused", "detail": detail}}
+    emit(json, {"taken": detail is None, **error, "facts": checked.facts}, lambda console: _facts(console, checked))
+    if detail is not None:
+        if not json:
+            typer.echo(detail, err=True)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -258,6 +279,12 @@ def _ask(json: bool, spec: ProviderSpec) -> dict[str, str]:
         if value:
             given[field.name] = str(value)
     return given
+
+
+def _facts(console: Console, checked: Checked) -> None:
+    table(console, ("FACT", "VALUE"), list(checked.facts.items()))
+    if checked.trouble is None:
+        console.print("The provider takes this account.")
 
 
 def _amount(minor: int | None, account: StoredAccount) -> str | None:

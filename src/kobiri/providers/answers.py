@@ -2,7 +2,8 @@
 
 import codecs
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Never, TypeVar
 
@@ -16,6 +17,18 @@ from kobiri.providers.base import Foreign
 T = TypeVar("T")
 
 MAX_CODE = 64
+MAX_WORD = 200
+
+# Where providers write a code or a sentence for people: beside these stand tokens and numbers.
+TELLING = (
+    "code", "response_code", "result_code", "status_code", "statusCode", "failureCode", "error",
+    "error_description", "message", "status_message", "failureMessage",
+)  # fmt: skip
+HOLDING = ("status", "error", "failureReason")  # the objects in which they stand
+TAG = re.compile(r"<[^<>]*>")
+# A phone number; a token, key or id.
+HIDDEN = re.compile(r"(?<![A-Za-z0-9])\+?[0-9]{7,}|[A-Za-z0-9+/=_.~-]{24,}")
+SHORTEST_SECRET = 4
 
 Object = dict[str, object]
 
@@ -151,6 +164,30 @@ def declined(code: str | None, reasons: Mapping[str, FailureCode], otherwise: Fa
     """A firm no with the reason of its code, and with another where no table lists the code."""
     listed = None if code is None else reasons.get(code)
     return Declined(listed or otherwise, code, unlisted=None if listed else code)
+
+
+def own_word(status: int, body: bytes, secrets: Iterable[str]) -> str:
+    """What a provider said, for the account's owner: "HTTP 403: ROUTER007, not allowed". One line, cut.
+
+    Of a JSON object only codes and sentences are taken, of anything else the text. `secrets`, and what looks like a
+    token or a phone number, is left out: a provider may say again what it was told.
+    """
+    try:
+        answer = read_object(body)
+    except Strange:
+        told = [TAG.sub(" ", body.decode(errors="replace"))]
+    else:
+        places = [answer, *(place for name in HOLDING if isinstance(place := answer.get(name), dict))]
+        found = (place.get(name) for place in places for name in TELLING)
+        told = [word for word in found if isinstance(word, str)]
+    word = ", ".join(dict.fromkeys(" ".join(each.split()) for each in told if each.strip()))
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= SHORTEST_SECRET:
+            word = word.replace(secret, "…")
+    shown = "".join(filter(str.isprintable, HIDDEN.sub("…", word)))
+    if len(shown) > MAX_WORD:
+        shown = shown[: MAX_WORD - 1] + "…"
+    return f"HTTP {status}: {shown}" if shown else f"HTTP {status}"
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Object:

@@ -135,6 +135,11 @@ def kinds_of(spec: ProviderSpec, account: Account) -> frozenset[Kind]:
     )
 
 
+def secrets_of(spec: ProviderSpec, account: Account) -> list[str]:
+    """What must be shown nowhere."""
+    return [account.values[field.name] for field in spec.fields if field.secret and field.name in account.values]
+
+
 def fingerprint(*where: str) -> str:
     """Where an account points, from base URL, environment and API user; it tells none of them."""
     return hashlib.sha256("\n".join(where).encode()).hexdigest()[:16]
@@ -182,6 +187,18 @@ class Refund:
 
 
 Request: TypeAlias = Collection | Payout | Refund
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Whether a provider takes an account, and what was learnt on the way.
+
+    `trouble`: why it does not, in one sentence that tells no secret; None: it does. `facts`: by name what the account
+    uses (versions, keys, paddings) and what the provider said, for people; no secret and no whole number in them.
+    """
+
+    trouble: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def kind_of(request: Request) -> Kind:
@@ -285,11 +302,10 @@ class Provider(Protocol):
         """Ask what became of a movement. Where there is no status query: Unknown with `askable` False."""
         ...
 
-    async def check(self, kind: Kind | None = None, *, within_s: float) -> str | None:
+    async def check(self, kind: Kind | None = None, *, within_s: float) -> Checked:
         """Make a real call that moves nothing, to learn whether the provider takes this account.
 
-        For one kind of movement, or (`kind` None) for all that it can do. None: it does; else why not, in one sentence
-        that tells no secret.
+        For one kind of movement, or (`kind` None) for all that it can do.
         """
         ...
 

@@ -20,7 +20,7 @@ from kobiri.domain.ids import AccountId, TenantId, new_id
 from kobiri.domain.money import Money
 from kobiri.domain.payment import Mode
 from kobiri.domain.reason import require
-from kobiri.providers.base import Provider, ProviderSpec, refused_mode
+from kobiri.providers.base import Checked, Provider, ProviderSpec, kinds_of, refused_mode
 from kobiri.store import accounts, events, tenants
 from kobiri.store.accounts import StoredAccount
 from kobiri.store.db import Database, Tx
@@ -162,20 +162,32 @@ async def save(
     return account
 
 
-async def check(db: Database, keys: MasterKeys | None, make: Make, slug: str, mode: Mode, name: str) -> str | None:
-    """Ask the provider whether it takes a stored account: None, or why not. Raises NotFound, Unprocessable."""
+async def check(db: Database, keys: MasterKeys | None, make: Make, slug: str, mode: Mode, name: str) -> Checked:
+    """Ask the provider whether it takes a stored account. Raises NotFound, Unprocessable."""
     async with db.operator_transaction() as tx:
         stored = await _get(tx, await _tenant_id(tx, slug), mode, name)
     try:
         provider = make(_open(keys, stored))
     except CannotOpen as error:
         raise Unprocessable(str(error)) from None
-    if provider is None:
-        return "some of its fields are missing"
+    return Checked("some of its fields are missing") if provider is None else await ask(provider)
+
+
+async def ask(provider: Provider) -> Checked:
+    """Ask a provider whether it takes its account, whoever's that is, and close it."""
     try:
-        return await provider.check(within_s=CHECK_WITHIN_S)
+        checked = await provider.check(within_s=CHECK_WITHIN_S)
     finally:
         await provider.close()
+    account = provider.account
+    facts = {
+        "provider": provider.spec.id,
+        "base_url": account.base_url,
+        "mode": ", ".join(sorted(account.modes)) or "none: real money moves at this address",
+        "kinds": ", ".join(sorted(kinds_of(provider.spec, account))),
+        **checked.facts,
+    }
+    return replace(checked, facts=facts)
 
 
 async def turn(db: Database, slug: str, mode: Mode, name: str, reason: str, actor: str, *, enabled: bool) -> None:
@@ -295,11 +307,10 @@ async def _checked(make: Make, account: TenantAccount, wish: Wish, unchecked_bec
             raise Unprocessable(f"This account takes {', '.join(currencies)}, not {currency[:8]}.")
         account = _within_limits(replace(account, currency=currency), wish, account.currency)
         if unchecked_because is None:
-            trouble = await provider.check(within_s=CHECK_WITHIN_S)
-            if trouble is not None:
-                raise Unprocessable(
-                    f"{provider.spec.name} does not take this account: {trouble.rstrip('.')}. Nothing was stored."
-                )
+            checked = await provider.check(within_s=CHECK_WITHIN_S)
+            if checked.trouble is not None:
+                why = checked.trouble.rstrip(".")
+                raise Unprocessable(f"{provider.spec.name} does not take this account: {why}. Nothing was stored.")
     finally:
         await provider.close()
     return account

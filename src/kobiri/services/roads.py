@@ -284,8 +284,8 @@ class Road:
             if trouble is not Trouble.OUTAGE:
                 return said if trouble is not None and isinstance(said, Unknown) else None
             # What is said of a payment that nobody can know may look like an outage: then the key decides.
-        told = await self.provider.check(kind, within_s=CHECK_WITHIN_S)
-        return None if told is None else Unknown(told)
+        checked = await self.provider.check(kind, within_s=CHECK_WITHIN_S)
+        return None if checked.trouble is None else Unknown(checked.trouble)
 
 
 def _may_repeat(outcome: Outcome, operation: Operation, took_s: float) -> bool:

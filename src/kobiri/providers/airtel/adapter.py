@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TypeVar, assert_never
+from typing import Literal, TypeAlias, TypeVar, assert_never
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
@@ -14,11 +14,13 @@ from kobiri.domain.ids import ProviderReference
 from kobiri.domain.outcome import Declined, FailureCode, Finding, NotSent, Outcome, Unknown
 from kobiri.domain.payment import Kind
 from kobiri.providers.airtel import wire
+from kobiri.providers.answers import own_word
 from kobiri.providers.base import (
     Account,
     Authenticity,
     Callback,
     CallbackWord,
+    Checked,
     Collection,
     Field,
     Operation,
@@ -27,7 +29,9 @@ from kobiri.providers.base import (
     Refund,
     Request,
     fingerprint,
+    kinds_of,
     mode_by_host,
+    secrets_of,
 )
 from kobiri.providers.tokens import Fresh, Token, Tokens
 
@@ -54,15 +58,16 @@ SPEC = ProviderSpec(
         Field("client_secret", "Client secret", secret=True),
         Field("country", "Country", default="ZM", choices=("ZM",)),
         Field("collection_version", "Version of the collection API", default="v1", choices=("v1", "v2")),
+        Field("payout_version", "Version of the disbursement API", default="v2", choices=("v2", "v3")),
+        Field("refund_version", "Version of the refund API", default="v1", choices=("v1", "v2")),
         Field("pin", "PIN of the disbursement account; without it there are no payouts", secret=True, optional=True),
-        Field(
-            "pin_padding",
-            "RSA padding of PIN and signature",
-            default="pkcs1",
-            choices=("pkcs1", "oaep-sha1", "oaep-sha256"),
-        ),
-        Field("public_key", "Airtel's encryption key, base64; fetched when left out", optional=True),
+        Field("pin_key", "PIN: the key of the portal, base64; give it, else the fetched one serves", optional=True),
+        Field("pin_padding", "PIN: RSA padding", default="pkcs1", choices=wire.PADDINGS),
         Field("sign_messages", "Message signing, as in the portal", default="off", choices=("off", "on")),
+        Field("sign_key", "Signatures: Airtel's key, base64; fetched when left out", optional=True),
+        Field("sign_padding", "Signatures: RSA padding; the PIN's when left out", optional=True, choices=wire.PADDINGS),
+        # Accounts from before pin_key and sign_key have it: it must go on meaning both.
+        Field("public_key", "Older: one key, base64, for PIN and signatures that have none", optional=True),
         Field("callback_key", "Callback authentication: the portal's private key", secret=True, optional=True),
     ),
     answer_within_s=8,
@@ -77,6 +82,7 @@ RENEW_TOKEN_BEFORE_S = 30.0  # a token lives 180 s: README 1 [D2]
 RENEW_KEY_BEFORE_S = 300.0
 
 Bearer = Token[dict[str, str]]
+Use: TypeAlias = Literal["pin", "sign"]  # what a key is for
 
 
 class AirtelProvider:
@@ -88,6 +94,7 @@ class AirtelProvider:
         self._currency = CURRENCIES[self._values["country"]]
         self._session = net.provider_session(account.max_connections)
         self._tokens = Tokens(self._new_token, what="token", renew_before_s=RENEW_TOKEN_BEFORE_S, clock=clock)
+        self._said: dict[str, str] = {}  # Airtel's last word to a question for a token, and for a key
         self._keys = Tokens(self._new_key, what="encryption key", renew_before_s=RENEW_KEY_BEFORE_S, clock=clock)
 
     @property
@@ -110,8 +117,11 @@ class AirtelProvider:
     def countries(self) -> frozenset[str]:
         return frozenset({self._values["country"]})
 
-    def fingerprint_of(self, kind: Kind) -> str:  # noqa: ARG002  # one client for all
-        return fingerprint(self._base_url, self._values["client_id"], self._values["country"])
+    def fingerprint_of(self, kind: Kind) -> str:
+        """One client for all; but nobody knows whether one version of payouts can be asked about another's."""
+        version = self._values["payout_version"]
+        apart = ("payout", version) if kind == "payout" and version != "v2" else ()
+        return fingerprint(self._base_url, self._values["client_id"], self._values["country"], *apart)
 
     # --- what moves money -------------------------------------------------------------------------------------------
 
@@ -131,6 +141,7 @@ class AirtelProvider:
         body = wire.collection_body(collection, self._values["country"])
         reference = collection.reference
         return await self._post(
+            "collection",
             path,
             lambda _key: body,
             lambda status, answer: wire.read_collection(status, answer, reference),
@@ -145,11 +156,12 @@ class AirtelProvider:
 
         def body(key: RSAPublicKey | None) -> bytes:
             assert key is not None, "an account with a PIN has a key"
-            return wire.payout_body(payout, wire.seal(pin.encode(), key, self._values["pin_padding"]))
+            return wire.payout_body(payout, wire.seal(pin.encode(), key, self._padding("pin")), version)
 
-        reference = payout.reference
+        version, reference = self._values["payout_version"], payout.reference
         return await self._post(
-            wire.PAYOUT_PATH,
+            "payout",
+            wire.PAYOUT_PATHS[version],
             body,
             lambda status, answer: wire.read_payout(status, answer, reference),
             within_s,
@@ -162,13 +174,15 @@ class AirtelProvider:
         if theirs is None:
             return Declined(FailureCode.PROVIDER_REJECTED)  # there is no other name for what shall be refunded
         body = wire.refund_body(theirs)
+        path = wire.REFUND_PATHS[self._values["refund_version"]]
         outcome = await self._post(
-            wire.REFUND_PATH, lambda _key: body, wire.read_refund, within_s, first_byte_before, passes=1
+            "refund", path, lambda _key: body, wire.read_refund, within_s, first_byte_before, passes=1
         )
         return replace(outcome, askable=False) if isinstance(outcome, Unknown) else outcome
 
     async def _post(
         self,
+        kind: Kind,
         path: str,
         write: Callable[[RSAPublicKey | None], bytes],
         read: Callable[[int, bytes], Outcome | wire.TokenRefused],
@@ -183,12 +197,15 @@ class AirtelProvider:
         `passes`: 1 where a second request might move money again. Not even a refused token makes it leave twice then.
         """
         ends_at = time.monotonic() + within_s
-        key = await self._key(within_s / 2) if seals or self._signs else None
-        if isinstance(key, NotSent):
-            return key
+        pin_key = await self._key("pin", within_s / 2) if seals else None
+        if isinstance(pin_key, NotSent):
+            return pin_key
+        sign_key = await self._key("sign", (ends_at - time.monotonic()) / 2) if self._signs(kind) else None
+        if isinstance(sign_key, NotSent):
+            return sign_key
         try:
-            body = write(None if key is None else key.value)
-            signature = self._signature(body, key.value) if self._signs and key is not None else {}
+            body = write(None if pin_key is None else pin_key.value)
+            signature = {} if sign_key is None else self._signature(body, sign_key.value)
         except wire.BadKey as error:
             return NotSent(str(error), outage=False)
 
@@ -204,7 +221,8 @@ class AirtelProvider:
         # token is looked at before anything else. A fresh token refused is another matter, and Unknown.
         outcome: Outcome = await self._authorized(send, ends_at - time.monotonic(), passes)
         if isinstance(outcome, Declined) and outcome.provider_code in wire.DOUBTS_KEY:
-            self._keys.forget(key)
+            for key in (pin_key, sign_key):
+                self._keys.forget(key)  # one that was fetched, that is: the account's own are not kept there
         return outcome
 
     async def _send_once(
@@ -220,14 +238,15 @@ class AirtelProvider:
             first_byte_before=first_byte_before,
         )
 
-    @property
-    def _signs(self) -> bool:
-        return self._values["sign_messages"] == "on"
+    def _signs(self, kind: Kind) -> bool:
+        version = self._values.get(f"{kind}_version", "")
+        return self._values["sign_messages"] == "on" or (kind, version) in wire.ALWAYS_SIGNED
 
     def _signature(self, body: bytes, key: RSAPublicKey) -> dict[str, str]:
-        return wire.sign(
-            body, key, self._values["pin_padding"], aes_key=secrets.token_bytes(32), iv=secrets.token_bytes(16)
-        )
+        return wire.sign(body, key, self._padding("sign"), aes_key=secrets.token_bytes(32), iv=secrets.token_bytes(16))
+
+    def _padding(self, use: Use) -> str:
+        return self._values.get(f"{use}_padding") or self._values["pin_padding"]
 
     # --- what moves none --------------------------------------------------------------------------------------------
 
@@ -236,7 +255,8 @@ class AirtelProvider:
             case "collection":
                 path, read = wire.collection_enquiry(reference), wire.read_collection_status
             case "payout":
-                path, read = wire.payout_enquiry(reference), wire.read_payout_status
+                path = wire.payout_enquiry(reference, self._values["payout_version"])
+                read = wire.read_payout_status
             case "refund":
                 return Unknown("Airtel has no question about a refund", outage=False, askable=False)
             case _:
@@ -252,27 +272,49 @@ class AirtelProvider:
         finding: Finding | NotSent = await self._authorized(ask, within_s)
         return finding.unknown if isinstance(finding, NotSent) else finding
 
-    async def check(self, kind: Kind | None = None, *, within_s: float) -> str | None:
+    async def check(self, kind: Kind | None = None, *, within_s: float) -> Checked:
         """A fresh token proves client and secret; a key with room proves that PIN and signature can be written.
 
-        Only payouts need the PIN.
+        Only payouts need the PIN. That Airtel can read either is proved by a payment alone.
         """
         ends_at = time.monotonic() + within_s
+        self._said.clear()
+        kinds = kinds_of(SPEC, self._account) if kind is None else {kind}
+        facts = {f"{kind}_version": self._values[f"{kind}_version"] for kind in SPEC.operations}
         bearer = await self._tokens.fresh(within_s)
-        if isinstance(bearer, NotSent):
-            return bearer.reason
-        pin = self._values.get("pin", "").encode() if kind in (None, "payout") else b""
-        needed = max(len(pin), wire.SIGNING_SECRET_BYTES if self._signs else 0)
-        if not needed:
-            return None
-        key = await self._key(ends_at - time.monotonic(), fresh=True)
+        trouble = bearer.reason if isinstance(bearer, NotSent) else None
+        needed: dict[Use, int] = {
+            "pin": len(self._values.get("pin", "").encode()) if "payout" in kinds else 0,
+            "sign": wire.SIGNING_SECRET_BYTES if any(map(self._signs, kinds)) else 0,
+        }
+        fetched = None
+        if trouble is None and any(length and self._key_name(use) is None for use, length in needed.items()):
+            fetched = await self._keys.fresh(ends_at - time.monotonic())
+        for use, length in needed.items():
+            told, wrong = self._check_key(use, length, fetched) if length else ("not used", None)
+            trouble = trouble or wrong
+            facts |= {f"{use}_key": told} | ({f"{use}_padding": self._padding(use)} if length else {})
+        return Checked(trouble, {**facts, **self._said})
+
+    def _check_key(
+        self, use: Use, length: int, fetched: Token[RSAPublicKey] | NotSent | None
+    ) -> tuple[str, str | None]:
+        """Which key serves, and what is wrong with it."""
+        name = self._key_name(use)
+        key = self._own_key(name) if name is not None else fetched
+        told = name or "fetched from Airtel"
         if isinstance(key, NotSent):
-            return key.reason
+            return told, key.reason
+        if key is None:
+            return told, None
+        told += f" ({wire.describe_key(key.value)})"
+        if use == "pin" and name is None:
+            told += "; Zambian clients take the portal's key: set pin_key"
         try:
-            wire.check_room(key.value, self._values["pin_padding"], needed)
+            wire.check_room(key.value, self._padding(use), length)
         except wire.BadKey as error:
-            return str(error)
-        return None
+            return told, str(error)
+        return told, None
 
     async def verify(self, callback: Callback) -> Authenticity:
         key = self._values.get("callback_key")
@@ -322,17 +364,24 @@ class AirtelProvider:
             )
         except (net.NotSent, net.MaybeSent) as error:
             return NotSent(f"no token: {error}")
+        self._said["token"] = own_word(answer.status, answer.body, secrets_of(SPEC, self._account))
         token = wire.read_token(answer.status, answer.body)
         if isinstance(token, NotSent):
             return token
         return Fresh(wire.bearer_headers(token.value, values["country"], self._currency), token.life_s)
 
-    async def _key(self, within_s: float, *, fresh: bool = False) -> Token[RSAPublicKey] | NotSent:
-        """Return the encryption key: the account's own, else Airtel's, fetched and kept while it is valid."""
-        if (configured := self._values.get("public_key")) is None:
-            return await (self._keys.fresh(within_s) if fresh else self._keys.get(None, within_s))
+    def _key_name(self, use: Use) -> str | None:
+        """The field that holds the key for this use; None: Airtel is asked for it."""
+        return next((name for name in (f"{use}_key", "public_key") if self._values.get(name)), None)
+
+    async def _key(self, use: Use, within_s: float) -> Token[RSAPublicKey] | NotSent:
+        """Return an encryption key: the account's own, else Airtel's, fetched and kept while it is valid."""
+        name = self._key_name(use)
+        return self._own_key(name) if name is not None else await self._keys.get(None, within_s)
+
+    def _own_key(self, name: str) -> Token[RSAPublicKey] | NotSent:
         try:
-            return Token(wire.read_public_key(configured), refresh_at=float("inf"), ends_at=float("inf"))
+            return Token(wire.read_public_key(self._values[name]), refresh_at=float("inf"), ends_at=float("inf"))
         except wire.BadKey as error:
             return NotSent(str(error), outage=False)
 
@@ -342,6 +391,7 @@ class AirtelProvider:
                 answer = await self._get(wire.KEY_PATH, bearer, deadline_s)
             except (net.NotSent, net.MaybeSent) as error:
                 return NotSent(f"no encryption key: {error}")
+            self._said["encryption_keys"] = own_word(answer.status, answer.body, secrets_of(SPEC, self._account))
             return wire.read_key(answer.status, answer.body, datetime.now(UTC))
 
         key: Fresh[RSAPublicKey] | NotSent | Unknown = await self._authorized(ask, TOKEN_WITHIN_S)

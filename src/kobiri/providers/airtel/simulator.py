@@ -132,6 +132,24 @@ INVALID_CLIENT: Final = {"error": "invalid_client", "error_description": "Invali
 GATEWAY_TIMEOUT: Final = "<html><body><h1>504 Gateway Time-out</h1></body></html>"
 
 PIN: Final = "2468"
+# v3's payouts name the payee's wallet, and who pays whom.
+PAYEE_WALLETS: Final = ("NORMAL", "SALARY")
+TYPES: Final = ("B2C", "B2B")
+
+# The key for PINs that the portal shows, of 1024 bits; with `pin_key` "static" the fetched one opens no PIN. It guards
+# nothing: everybody may read its two primes.
+STATIC_P: Final = int(
+    "f83d3d5751d759208e6e69f5e48743e28d9bbed29bd9b7b654b80ca8aa7e6f27"
+    "10a4183dcead5ad15b9d5fa98925f4f6abb385372fc55682e607e0c51a5939cb", 16
+)  # fmt: skip
+STATIC_Q: Final = int(
+    "eb23447e3c51ea18e822e5267254e423413936a429aac29a0eec47998b4dea65"
+    "7f9cbc9a2e2d041db7d9fc42c0d0bda7bbb86f9e7c303645405261e66998b923", 16
+)  # fmt: skip
+STATIC_PIN_KEY: Final = (  # its public half, as an account's `pin_key` takes it
+    "MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDkAmoZN/4Kuo6VnStT0sW59ZXkip14gEA3C5tQotJFzsfNhTCwmrA6s8gDJJaXQI38E3u3w7HrhXr9BKFG"
+    "EYZC+b2Wt7VsU00ejMP+vFn8gtsp3EXqB92lIbQVp7Qk3szC4Qd/XUHJxhPEjTnd7k+OHflg5TTWAM8vbkANqH6ZwQIDAQAB"
+)
 
 # An account that this simulator takes as it stands; demos and tests use it.
 ACCOUNT_VALUES: Final[Mapping[str, str]] = {
@@ -139,6 +157,8 @@ ACCOUNT_VALUES: Final[Mapping[str, str]] = {
     "client_secret": "simulated-client-secret",
     "country": "ZM",
     "collection_version": "v1",
+    "payout_version": "v2",
+    "refund_version": "v1",
     "pin": PIN,
     "pin_padding": "pkcs1",
     "sign_messages": "off",
@@ -156,6 +176,7 @@ def callbacks_to(url: str) -> Mapping[str, object]:
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+Padding = Literal["pkcs1", "oaep-sha1", "oaep-sha256", "oaep-sha256-mgf1-sha1"]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 
 
@@ -169,8 +190,12 @@ class AirtelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     expires_in_as: Literal["string", "number"] = "string"
     token_refusal: Literal["401", "403"] = "403"  # noqa: S105
     collection_versions: tuple[Literal["v1", "v2"], ...] = ("v1", "v2")
+    payout_versions: tuple[Literal["v1", "v2", "v3"], ...] = ("v1", "v2", "v3")
+    refund_versions: tuple[Literal["v1", "v2"], ...] = ("v1", "v2")
     pin: str = PIN
-    pin_padding: Literal["pkcs1", "oaep-sha1", "oaep-sha256"] = "pkcs1"
+    pin_key: Literal["fetched", "static"] = "fetched"
+    pin_padding: Padding = "pkcs1"
+    sign_padding: Padding | None = None
     key_bits: Literal[1024, 2048] = 1024
     key_ttl_s: Annotated[int, Meta(ge=1, le=31_536_000)] = 604_800
     signing: Literal["optional", "required"] = "optional"
@@ -232,6 +257,7 @@ class CollectionRequest(msgspec.Struct, frozen=True):
 class Payee(msgspec.Struct, frozen=True):
     msisdn: str
     currency: str | None = None
+    wallet_type: str | None = None
 
 
 class PayoutRequest(msgspec.Struct, frozen=True):
@@ -292,9 +318,9 @@ class AirtelSimulator:
                 web.get("/v1/rsa/encryption-keys", self._encryption_key),
                 web.post("/merchant/{version:v[12]}/payments{slash:/?}", self._collect),
                 web.get("/standard/v1/payments/{id}", self._collection_status),
-                web.post("/standard/v1/payments/refund", self._refund),
-                web.post("/standard/{version:v[12]}/disbursements{slash:/?}", self._pay_out),
-                web.get("/standard/{version:v[12]}/disbursements/{id}", self._payout_status),
+                web.post("/standard/{version:v[12]}/payments/refund", self._refund),
+                web.post("/standard/{version:v[123]}/disbursements{slash:/?}", self._pay_out),
+                web.get("/standard/{version:v[123]}/disbursements/{id}", self._payout_status),
                 web.get("/standard/v2/kyc/users/{msisdn}", self._user),
                 web.get("/standard/v1/users/balance", self._balance),
                 web.get("/standard/v1/users/{msisdn}", self._user_before),
@@ -366,11 +392,12 @@ class AirtelSimulator:
         if currency != CURRENCY:
             raise self._invalid(kind, "Invalid/Missing Currency", "ESB000035")
 
-    def _admit_signed(self, request: web.Request, kind: Kind, body: bytes) -> None:
+    def _admit_signed(self, request: web.Request, kind: Kind, body: bytes, *, always: bool = False) -> None:
+        """`always`: what needs a signature whatever the portal says."""
         _check_json(request)
         self._admit(request, kind)
         signature, key = request.headers.get("x-signature"), request.headers.get("x-key")
-        if signature is None and key is None and self._options.now.signing == "optional":
+        if signature is None and key is None and self._options.now.signing == "optional" and not always:
             return
         if not self._is_signed(body, signature or "", key or ""):
             code = "DP00800001026" if kind == "collection" else "DP00900001016"
@@ -379,20 +406,15 @@ class AirtelSimulator:
     def _is_signed(self, body: bytes, signature: str, key: str) -> bool:
         """Take key and IV out of x-key, encrypt the body that came, and compare."""
         try:
-            aes_key, iv = (base64.b64decode(part, validate=True) for part in self._unsealed(key).split(b":"))
+            options = self._options.now
+            secret = _unsealed(key, _private_key(options.key_bits), options.sign_padding or options.pin_padding)
+            aes_key, iv = (base64.b64decode(part, validate=True) for part in secret.split(b":"))
             padder = PKCS7(128).padder()
             encryptor = Cipher(algorithms.AES256(aes_key), modes.CBC(iv)).encryptor()
             encrypted = encryptor.update(padder.update(body) + padder.finalize()) + encryptor.finalize()
             return hmac.compare_digest(encrypted, base64.b64decode(signature, validate=True))
         except (ValueError, binascii.Error):
             return False
-
-    def _unsealed(self, sealed: str) -> bytes:
-        """Decrypt what was written for us. Raises ValueError."""
-        options = self._options.now
-        return _private_key(options.key_bits).decrypt(
-            base64.b64decode(sealed, validate=True), _padding(options.pin_padding)
-        )
 
     # Collections.
 
@@ -462,8 +484,13 @@ class AirtelSimulator:
         cue = self._stage.cue("payout", reference=reference, msisdn=msisdn, product="disbursement")
 
         async def process() -> web.Response:
-            self._admit_signed(request, "payout", body)
+            version = request.match_info["version"]
+            if version not in self._options.now.payout_versions:
+                return await _no_route(request)
+            self._admit_signed(request, "payout", body, always=version == "v3")
             ask = self._decoded(body, PayoutRequest, "payout")
+            if version == "v3" and (ask.payee.wallet_type not in PAYEE_WALLETS or ask.transaction.type not in TYPES):
+                raise self._invalid("payout", "Missing header/body params", "ESB000008")
             self._check_pin(ask.pin)
             transaction = self._checked("payout", ask.transaction, ask.payee.msisdn, cue)
             self._accept(transaction, self._payout_verdicts(transaction, cue))
@@ -476,8 +503,10 @@ class AirtelSimulator:
     def _check_pin(self, sealed: str) -> None:
         if not sealed:
             raise self._invalid("payout", "Missing header/body params", "ESB000008")
+        options = self._options.now
+        key = static_key() if options.pin_key == "static" else _private_key(options.key_bits)
         try:
-            right = hmac.compare_digest(self._unsealed(sealed), self._options.now.pin.encode())
+            right = hmac.compare_digest(_unsealed(sealed, key, options.pin_padding), options.pin.encode())
         except (ValueError, binascii.Error):
             right = False
         if not right:
@@ -578,7 +607,10 @@ class AirtelSimulator:
         cue = self._stage.cue("refund", reference=theirs, msisdn=msisdn, product="collection")
 
         async def process() -> web.Response:
-            self._admit_signed(request, "collection", body)
+            version = request.match_info["version"]
+            if version not in self._options.now.refund_versions:
+                return await _no_route(request)
+            self._admit_signed(request, "collection", body, always=version == "v2")
             asked = self._decoded(body, RefundRequest, "collection").transaction.airtel_money_id
             collection = self._paid.get(asked)
             if collection is None or collection.kind != "collection":
@@ -637,8 +669,11 @@ class AirtelSimulator:
         cue = self._stage.cue("status", reference=reference, msisdn=msisdn, product=PRODUCTS[kind])
 
         async def process() -> web.Response:
+            version = request.match_info.get("version")
+            if kind == "payout" and version not in self._options.now.payout_versions:
+                return await _no_route(request)
             self._admit(request, kind)
-            if request.match_info.get("version") == "v2" and request.query.get("transactionType") != "B2C":
+            if version == "v2" and request.query.get("transactionType") != "B2C":
                 raise self._invalid(kind, "Missing header/body params", "ESB000008")
             # Looked up again: a fault may have held this request up for a while.
             transaction = self._transactions.get(reference)
@@ -907,11 +942,28 @@ def _private_key(bits: int) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65_537, key_size=bits)
 
 
+@cache
+def static_key() -> rsa.RSAPrivateKey:
+    """The key for PINs that stands in the portal: the same in every process, so that a setting may hold its half."""
+    numbers = rsa.RSAPublicNumbers(65_537, STATIC_P * STATIC_Q)
+    d = pow(65_537, -1, (STATIC_P - 1) * (STATIC_Q - 1))
+    dmp1, dmq1 = rsa.rsa_crt_dmp1(d, STATIC_P), rsa.rsa_crt_dmq1(d, STATIC_Q)
+    iqmp = rsa.rsa_crt_iqmp(STATIC_P, STATIC_Q)
+    return rsa.RSAPrivateNumbers(STATIC_P, STATIC_Q, d, dmp1, dmq1, iqmp, numbers).private_key()
+
+
+def _unsealed(sealed: str, key: rsa.RSAPrivateKey, name: str) -> bytes:
+    """Decrypt what was written for us. Raises ValueError."""
+    return key.decrypt(base64.b64decode(sealed, validate=True), _padding(name))
+
+
 def _padding(name: str) -> padding.AsymmetricPadding:
     if name == "pkcs1":
         return padding.PKCS1v15()
-    algorithm = hashes.SHA1() if name == "oaep-sha1" else hashes.SHA256()  # noqa: S303  # some of Airtel's countries
-    return padding.OAEP(mgf=padding.MGF1(algorithm), algorithm=algorithm, label=None)
+    sha1, sha256 = hashes.SHA1(), hashes.SHA256()  # noqa: S303  # some of Airtel's countries
+    algorithm = sha1 if name == "oaep-sha1" else sha256
+    mgf1 = sha256 if name == "oaep-sha256" else sha1
+    return padding.OAEP(mgf=padding.MGF1(mgf1), algorithm=algorithm, label=None)
 
 
 def _international(msisdn: str) -> str:

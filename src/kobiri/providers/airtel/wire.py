@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import padding as paddings
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from kobiri.domain.ids import ProviderReference, parse_id
 from kobiri.domain.money import Money
@@ -44,8 +44,13 @@ TOKEN_PATH = "/auth/oauth2/token"  # noqa: S105
 KEY_PATH = "/v1/rsa/encryption-keys"
 COLLECTION_PATHS = {"v1": "/merchant/v1/payments/", "v2": "/merchant/v2/payments/"}
 COLLECTION_ENQUIRY_PATH = "/standard/v1/payments/"
-PAYOUT_PATH = "/standard/v2/disbursements/"
-REFUND_PATH = "/standard/v1/payments/refund"
+PAYOUT_PATHS = {"v2": "/standard/v2/disbursements/", "v3": "/standard/v3/disbursements"}
+PAYOUT_ENQUIRIES = {  # v3's takes no query: README 4 [C]
+    "v2": "/standard/v2/disbursements/{}?transactionType=B2C",
+    "v3": "/standard/v3/disbursements/{}",
+}
+REFUND_PATHS = {"v1": "/standard/v1/payments/refund", "v2": "/standard/v2/payments/refund"}
+ALWAYS_SIGNED = frozenset({("payout", "v3"), ("refund", "v2")})  # README 5 [D2]
 
 MAX_TOKEN_LIFE_S = 86_400.0
 SHORT_TOKEN_LIFE_S = 60.0  # where `expires_in` is missing or nonsense
@@ -65,7 +70,8 @@ CODE = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)  # a sentence in a code's pl
 TRANSACTION_ID = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 
 SIGNING_SECRET_BYTES = 69  # the base64 of a 32-byte key, a colon, the base64 of a 16-byte IV
-OVERHEAD_BYTES = {"pkcs1": 11, "oaep-sha1": 2 * 20 + 2, "oaep-sha256": 2 * 32 + 2}
+PADDINGS = ("pkcs1", "oaep-sha1", "oaep-sha256", "oaep-sha256-mgf1-sha1")
+OVERHEAD_BYTES = dict(zip(PADDINGS, (11, 2 * 20 + 2, 2 * 32 + 2, 2 * 32 + 2), strict=True))
 
 # Codes: README 6. Both products number their answers alike, in two series. Collections have a second numbering, seen
 # until 2023: DP008001nnn is not DP00800001nnn with a zero less, so each of its codes is listed by itself.
@@ -264,9 +270,10 @@ def collection_body(collection: Collection, country: str) -> bytes:
     })  # fmt: skip
 
 
-def payout_body(payout: Payout, sealed_pin: str) -> bytes:
+def payout_body(payout: Payout, sealed_pin: str, version: str) -> bytes:
+    payee = {"msisdn": payout.payee.national}
     return msgspec.json.encode({
-        "payee": {"currency": payout.money.currency, "msisdn": payout.payee.national},
+        "payee": payee | ({"wallet_type": "NORMAL"} if version == "v3" else {"currency": payout.money.currency}),
         "reference": note(payout.description),
         "pin": sealed_pin,
         "transaction": {"amount": amount(payout.money), "id": transaction_id(payout.reference), "type": "B2C"},
@@ -281,8 +288,8 @@ def collection_enquiry(reference: ProviderReference) -> str:
     return COLLECTION_ENQUIRY_PATH + transaction_id(reference)
 
 
-def payout_enquiry(reference: ProviderReference) -> str:
-    return f"{PAYOUT_PATH}{transaction_id(reference)}?transactionType=B2C"
+def payout_enquiry(reference: ProviderReference, version: str) -> str:
+    return PAYOUT_ENQUIRIES[version].format(transaction_id(reference))
 
 
 def amount(money: Money) -> msgspec.Raw:
@@ -310,6 +317,12 @@ def read_public_key(key: str) -> RSAPublicKey:
     if not isinstance(read, RSAPublicKey):
         raise BadKey("The encryption key is not the base64 of an RSA public key.")
     return read
+
+
+def describe_key(key: RSAPublicKey) -> str:
+    """A public key's size and name, by which two can be told apart."""
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"{key.key_size} bits, SHA-256 {hashlib.sha256(der).hexdigest()[:16]}"
 
 
 def check_room(key: RSAPublicKey, padding: str, length: int) -> None:
@@ -344,8 +357,10 @@ def sign(body: bytes, key: RSAPublicKey, padding: str, *, aes_key: bytes, iv: by
 def _padding(name: str) -> paddings.AsymmetricPadding:
     if name == "pkcs1":
         return paddings.PKCS1v15()
-    algorithm = hashes.SHA1() if name == "oaep-sha1" else hashes.SHA256()  # noqa: S303  # Airtel's: README 5 [C]
-    return paddings.OAEP(mgf=paddings.MGF1(algorithm), algorithm=algorithm, label=None)
+    sha1, sha256 = hashes.SHA1(), hashes.SHA256()  # noqa: S303  # Airtel's: README 5 [C]
+    algorithm = sha1 if name == "oaep-sha1" else sha256
+    mgf1 = sha256 if name == "oaep-sha256" else sha1
+    return paddings.OAEP(mgf=paddings.MGF1(mgf1), algorithm=algorithm, label=None)
 
 
 # --- what the answers mean ----------------------------------------------------------------------------------

@@ -12,11 +12,13 @@ from kobiri import net
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.outcome import Accepted, Finding, NotSent, Outcome, Unknown
 from kobiri.domain.payment import Kind
+from kobiri.providers.answers import own_word
 from kobiri.providers.base import (
     Account,
     Authenticity,
     Callback,
     CallbackWord,
+    Checked,
     Field,
     Operation,
     ProviderSpec,
@@ -24,6 +26,7 @@ from kobiri.providers.base import (
     fingerprint,
     kind_of,
     mode_by_host,
+    secrets_of,
 )
 from kobiri.providers.mtn import wire
 from kobiri.providers.tokens import Fresh, Token, Tokens
@@ -132,6 +135,7 @@ class MtnProvider:
             for product in products
             if product
         }
+        self._said: dict[str, str] = {}  # MTN's last word to a question for a token, by product
 
     @property
     def spec(self) -> ProviderSpec:
@@ -255,24 +259,33 @@ class MtnProvider:
             )
         except (net.NotSent, net.MaybeSent) as error:
             return NotSent(f"no token: {error}")
+        self._said[product.name] = own_word(answer.status, answer.body, secrets_of(SPEC, self._account))
         token = wire.read_token(answer.status, answer.body)
         if isinstance(token, NotSent):
             return token
         bearer = wire.bearer_headers(token.text, product.subscription_key, product.target_environment)
         return Fresh(bearer, token.life_s)
 
-    async def check(self, kind: Kind | None = None, *, within_s: float) -> str | None:
+    async def check(self, kind: Kind | None = None, *, within_s: float) -> Checked:
         """A fresh token proves API user, API key and subscription key of a product."""
+        self._said.clear()
         products = list(self._tokens) if kind is None else [wire.PRODUCTS[kind]]
         if not all(product in self._tokens for product in products):
-            return NO_DISBURSEMENT
+            return Checked(NO_DISBURSEMENT)
         bearers = await asyncio.gather(*(self._tokens[product].fresh(within_s) for product in products))
         refused = [
             f"{product}: {bearer.reason}"
             for product, bearer in zip(products, bearers, strict=True)
             if isinstance(bearer, NotSent)
         ]
-        return "; ".join(refused) or None
+        values = self._account.values
+        facts = {
+            "target_environment": values["target_environment"],
+            "currency": ", ".join(self.currencies),
+            "payout_call": values["payout_call"] if "disbursement" in self._tokens else "none: " + NO_DISBURSEMENT,
+            **{f"{product}_token": self._said.get(product, "no answer") for product in products},
+        }
+        return Checked("; ".join(refused) or None, facts)
 
     async def verify(self, callback: Callback) -> Authenticity:  # noqa: ARG002  # MTN signs nothing: README 5 [O]
         return Authenticity.UNSIGNED

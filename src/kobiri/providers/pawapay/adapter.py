@@ -8,11 +8,13 @@ from kobiri import net
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.outcome import Accepted, Finding, Outcome
 from kobiri.domain.payment import Kind
+from kobiri.providers.answers import own_word
 from kobiri.providers.base import (
     Account,
     Authenticity,
     Callback,
     CallbackWord,
+    Checked,
     Field,
     Operation,
     ProviderSpec,
@@ -20,6 +22,7 @@ from kobiri.providers.base import (
     fingerprint,
     kind_of,
     mode_by_host,
+    secrets_of,
 )
 from kobiri.providers.pawapay import signatures, wire
 
@@ -169,16 +172,23 @@ class PawapayProvider:
             return error.outcome
         return answer.heed(wire.read_status(answer.status, answer.body, kind, reference))
 
-    async def check(self, kind: Kind | None = None, *, within_s: float) -> str | None:
+    async def check(self, kind: Kind | None = None, *, within_s: float) -> Checked:
         """The account's own configuration proves the token, for all kinds; the key for callbacks is looked at too."""
+        signed = self._account.values["callback_signatures"]
+        facts = {
+            "currency": self._account.values["currency"],
+            "callback_signatures": signed,
+            "callback_key": "not used" if signed == "off" else "callback_public_key" if self._pem else "fetched",
+        }
         if kind is None and self._pem and self._key is None:
-            return "callback_public_key is not a public key on P-256 in PEM"
+            return Checked("callback_public_key is not a public key on P-256 in PEM", facts)
         url = self._base_url + wire.CONFIGURATION_PATH
         try:
             answer = await net.ask(self._session, "GET", url, headers=self._headers, body=None, deadline_s=within_s)
         except (net.NotSent, net.MaybeSent) as error:
-            return f"pawaPay does not answer: {error}"
-        return wire.read_configuration(answer.status, answer.body)
+            return Checked(f"pawaPay does not answer: {error}", facts)
+        facts["configuration"] = own_word(answer.status, answer.body, secrets_of(SPEC, self._account))
+        return Checked(wire.read_configuration(answer.status, answer.body), facts)
 
     async def verify(self, callback: Callback) -> Authenticity:
         if self._account.values["callback_signatures"] == "off":

@@ -8,11 +8,13 @@ from kobiri import net
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.outcome import Finding, NotSent, Outcome, Unknown
 from kobiri.domain.payment import Kind
+from kobiri.providers.answers import own_word
 from kobiri.providers.base import (
     Account,
     Authenticity,
     Callback,
     CallbackWord,
+    Checked,
     Collection,
     Field,
     Operation,
@@ -22,6 +24,8 @@ from kobiri.providers.base import (
     Request,
     Unreadable,
     fingerprint,
+    kinds_of,
+    secrets_of,
 )
 from kobiri.providers.zamtel import wire
 
@@ -127,16 +131,23 @@ class ZamtelProvider:
     async def find(self, kind: Kind, reference: ProviderReference, *, within_s: float) -> Finding:  # noqa: ARG002
         return Unknown("Zamtel Kwacha has no status query", outage=False, askable=False)
 
-    async def check(self, kind: Kind | None = None, *, within_s: float) -> str | None:  # noqa: ARG002
+    async def check(self, kind: Kind | None = None, *, within_s: float) -> Checked:  # noqa: ARG002
         """Whether the host answers, whatever it says. The credentials cannot be proved: every call moves money."""
         deadline_s = min(within_s, CHECK_WITHIN_S)
+        facts = {
+            "shortcode": self._account.values["shortcode"],
+            "payouts": "yes" if "payout" in kinds_of(SPEC, self._account) else "no: a field for them is missing",
+            "credentials": "not proved: every call that takes them moves money",
+        }
         try:
-            await net.ask(
+            answer = await net.ask(
                 self._session, "GET", f"{self._base_url}/", headers=wire.HEADERS, body=None, deadline_s=deadline_s
             )
         except (net.NotSent, net.MaybeSent) as error:
-            return f"Zamtel Kwacha cannot be reached: {error}."
-        return None
+            return Checked(f"Zamtel Kwacha cannot be reached: {error}.", facts)
+        return Checked(
+            facts={**facts, "address": own_word(answer.status, answer.body, secrets_of(SPEC, self._account))}
+        )
 
     async def verify(self, callback: Callback) -> Authenticity:  # noqa: ARG002  # there are none: README 4
         return Authenticity.UNSIGNED
