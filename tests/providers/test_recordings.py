@@ -75,8 +75,7 @@ def written(path: Path) -> Any:
 def whole(path: Path, told: dict[str, Any]) -> Any:
     if (like := told.pop("like", None)) is None:
         return told
-    other: dict[str, Any] = {**written(path.with_name(f"{like}.json")), "means": {}}
-    return merged(other, told)
+    return merged(written(path.with_name(f"{like}.json")), told) | {"means": told["means"]}
 
 
 def merged(old: Any, new: Any) -> Any:
