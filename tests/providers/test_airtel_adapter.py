@@ -624,6 +624,23 @@ def test_the_platforms_account_comes_from_the_environment() -> None:
     assert {f"airtel_{field.name}" for field in SPEC.fields} <= set(Settings.model_fields)
 
 
+async def test_an_older_environment_means_what_it_meant() -> None:
+    """AIRTEL_PUBLIC_KEY and AIRTEL_PIN_PADDING served PIN and signature, and nothing was added to them."""
+    settings = Settings(
+        airtel_client_id="canary-client",
+        airtel_client_secret=SecretStr("canary-secret"),
+        airtel_pin=SecretStr("1357924680"),
+        airtel_public_key=public_key(),
+        airtel_pin_padding="oaep-sha1",
+    )
+    account = registry.platform_account(settings, SPEC)
+    assert account is not None
+    provider = AirtelProvider(account)
+    for use in ("pin", "sign"):
+        assert (provider._key_name(use), provider._padding(use)) == ("public_key", "oaep-sha1")
+    await provider.close()
+
+
 async def test_a_check_asks_for_a_key_where_one_is_needed(airtel: Airtel) -> None:
     async with provider_at(airtel.url, pin=None, sign_messages="on") as provider:
         assert (await provider.check(within_s=5)).trouble is None

@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,14 +12,17 @@ import msgspec
 import pytest
 
 from kobiri import app as kobiri_app
+from kobiri.domain import envelope
 from kobiri.domain.envelope import MasterKeys
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import TenantId
 from kobiri.providers import registry
+from kobiri.providers.airtel import simulator as airtel_simulator
 from kobiri.providers.base import Account, Field, Provider
 from kobiri.services import accounts, roads
 from kobiri.services.accounts import Loaded, TenantAccount, Wish
 from kobiri.services.routing import REMEMBER_S
+from kobiri.store import accounts as store_accounts
 from kobiri.store.db import Database
 from tests.api.steps import callback, charged, check, eventually, gateway, problem, read, signature, until
 from tests.conftest import Api, ApiFactory, Simulator, TestDatabase, make_settings, make_tenant
@@ -86,6 +91,37 @@ async def used(api: Api, payment: dict[str, Any]) -> str | None:
     """The account by which a payment went."""
     found = await api.database.value("SELECT account_id FROM payments WHERE id = $1", payment["id"])
     return str(found) if found else None
+
+
+# --- accounts of older versions -------------------------------------------------------------------------------------
+
+
+async def older_airtel(shop: Shop, **values: str) -> TenantAccount:
+    """An account as a version before pin_key and sign_key has stored it, opened by this one."""
+    wrote = {"client_id": "c", "client_secret": "s", "pin": "2468", "sign_messages": "on", **values}
+    sealed = {"values": wrote, "callback_token": "t" * 32, "webhook_secrets": []}
+    await shop.save(
+        provider="airtel", values={"client_id": "c", "client_secret": "s"}, base_url=f"{shop.simulator.url}/airtel"
+    )
+    async with shop.db.operator_transaction() as tx:
+        tenant_id = TenantId(str(await shop.database.value("SELECT id FROM tenants WHERE slug = 'shop'")))
+        stored = await store_accounts.find(tx, tenant_id, "test", "main")
+    assert stored is not None
+    belongs_to = accounts._belongs_to(stored)
+    older = replace(stored, envelope=envelope.seal(KEYS, json.dumps(sealed).encode(), belongs_to, os.urandom))
+    return accounts._open(KEYS, older)
+
+
+@pytest.mark.parametrize("padding", ["pkcs1", "oaep-sha1"])
+async def test_an_older_airtel_account_opens_and_seals_as_it_did(shop: Shop, padding: str) -> None:
+    """One key and one padding served PIN and signature, and must go on doing so."""
+    account = await older_airtel(shop, pin_padding=padding, public_key=airtel_simulator.STATIC_PIN_KEY)
+    provider = kobiri_app.account_maker(shop.settings)(account)
+    assert provider is not None, "it counts as closed else"
+    facts = (await accounts.ask(provider)).facts
+    assert {facts["pin_key"].split(" (")[0], facts["sign_key"].split(" (")[0]} == {"public_key"}
+    assert (facts["pin_padding"], facts["sign_padding"]) == (padding, padding)
+    assert (facts["payout_version"], facts["refund_version"]) == ("v2", "v1")
 
 
 # --- storing --------------------------------------------------------------------------------------------------------
