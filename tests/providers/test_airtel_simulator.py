@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,7 +19,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from kobiri.providers.airtel import simulator as airtel
 from kobiri.simulator.app import SimulatorSettings, build
@@ -984,3 +985,29 @@ async def test_a_pin_shows_nowhere(sim: Airtel) -> None:
     assert b'"pin":"[hidden]"' in shown
     assert b"no digits" not in shown
     assert sim.token.encode() not in shown
+
+
+def test_the_portals_key_is_the_one_in_the_documents() -> None:
+    der = airtel.static_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert base64.b64encode(der).decode() == airtel.STATIC_PIN_KEY
+    page = Path(__file__).parents[2] / "docs" / "simulators" / "airtel.md"
+    assert airtel.STATIC_PIN_KEY in "".join(page.read_text().split())
+
+
+async def test_what_must_be_signed_and_name_its_wallet_moves_nothing_without(sim: Airtel) -> None:
+    """v3's payouts and v2's refunds."""
+    refund = {"transaction": {"airtel_money_id": await sim.paid()}}
+    assert (await sim.post("/standard/v2/payments/refund", refund)).code == "DP00800001026"
+    payout = {
+        "payee": {"msisdn": PAYER}, "reference": "Wages", "pin": await sim.sealed(airtel.PIN.encode()),
+        "transaction": {"amount": 10, "id": (reference := ref()), "type": "B2C"},
+    }  # fmt: skip
+    assert (await sim.post("/standard/v3/disbursements", payout)).code == "DP00900001016"
+    signature = await sim.signature(json.dumps(payout).encode())
+    assert (await sim.post("/standard/v3/disbursements", payout, signature)).code == "DP00900001013"
+    assert await sim.charged(reference) == 0
+    payout["payee"] = {"msisdn": PAYER, "wallet_type": "SALARY"}
+    signature = await sim.signature(json.dumps(payout).encode())
+    assert (await sim.post("/standard/v3/disbursements", payout, signature)).word == "TS"
+    assert (await sim.get(f"/standard/v3/disbursements/{reference}")).word == "TS"
+    assert await sim.charged(reference) == 1
