@@ -76,7 +76,8 @@ async def age(database: TestDatabase, interval: str) -> None:
         f"UPDATE payments SET created_at = created_at - interval '{interval}',"
         f" send_before = send_before - interval '{interval}', expires_at = expires_at - interval '{interval}',"
         f" sent_until = sent_until - interval '{interval}',"
-        f" first_not_found_at = first_not_found_at - interval '{interval}'"
+        f" first_not_found_at = first_not_found_at - interval '{interval}',"
+        f" first_doubt_at = first_doubt_at - interval '{interval}'"
     )
     await database.fetch(f"UPDATE idempotency_keys SET expires_at = expires_at - interval '{interval}'")
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
-from kobiri.domain.outcome import Accepted, Declined, FailureCode, NotFound, NotSent, Succeeded, Unknown
+from kobiri.domain.outcome import Accepted, Declined, Doubtful, FailureCode, NotFound, NotSent, Succeeded, Unknown
 from kobiri.providers.airtel import wire
 from kobiri.providers.answers import read_object, text
 from kobiri.providers.base import Authenticity, CallbackWord, Collection, Payout, Unreadable
@@ -393,7 +393,13 @@ def test_answers_to_a_refund(status: int, content: bytes, outcome: object) -> No
         (200, body("TF", dp008(1099)), Declined(FIRM.PROVIDER_ERROR, dp008(1099), unlisted=dp008(1099))),
         (200, body("TF"), Declined(FIRM.PROVIDER_ERROR, "TF")),
         (200, body("TF", dp008(1001)), Unknown(f"HTTP 200 TF {dp008(1001)}", outage=False)),
-        (200, body("TF", dp008(1000)), Unknown(f"HTTP 200 TF {dp008(1000)}", outage=False)),
+        (200, body("TF", dp008(1000)), Doubtful(FIRM.PROVIDER_ERROR, dp008(1000))),
+        (200, body("TF", dp008(1000), ours=OTHER), ABOUT_ANOTHER),
+        (400, body("TF", dp008(1000)), Unknown(f"HTTP 400 TF {dp008(1000)}", outage=False)),
+        (200, body("TF", dp008(1014)), Unknown(f"HTTP 200 TF {dp008(1014)}", outage=False)),
+        (200, body("TF", dp008(1000), result_code="ESB000001"), Unknown(f"HTTP 200 TF {dp008(1000)}", outage=False)),
+        (200, body("TE", dp008(1000)), Unknown(f"HTTP 200 TE {dp008(1000)}", outage=False)),
+        (200, refused(dp008(1000)), Unknown(f"HTTP 200 {dp008(1000)}", outage=False)),
         (200, body("TF", dp008(1007), ours=OTHER), ABOUT_ANOTHER),
         (200, body("TE"), Declined(FIRM.PAYER_TIMEOUT, "TE")),
         (200, body("TA", dp008(1000)), Unknown(f"HTTP 200 TA {dp008(1000)}", outage=False)),
@@ -425,6 +431,8 @@ def test_a_payouts_enquiry_has_its_own_codes() -> None:
     assert read(200, refused(dp009(1015)), REFERENCE) == NotFound(firm=False)
     assert read(200, body("TF", dp009(1005)), REFERENCE) == Declined(FIRM.PROVIDER_ERROR, dp009(1005))
     assert read(200, body("TF", dp009(1011)), REFERENCE) == Unknown(f"HTTP 200 TF {dp009(1011)}", outage=False)
+    # Who believed that a payout failed, and pays again, pays twice: a person decides.
+    assert read(200, body("TF", dp009(1000)), REFERENCE) == Unknown(f"HTTP 200 TF {dp009(1000)}", outage=False)
 
 
 def test_no_code_means_two_things() -> None:

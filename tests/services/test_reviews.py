@@ -33,6 +33,7 @@ from tests.api.steps import (
     until,
 )
 from tests.conftest import Api, ApiFactory, Simulator
+from tests.worker.test_pipeline import failed_in_doubt
 from tests.worker.test_unaskable import PAYER as ZAMTEL_PAYER
 from tests.worker.test_unaskable import prompt, zamtel
 
@@ -136,6 +137,23 @@ async def test_while_the_provider_waits_for_its_payer_a_person_waits_too(
     await age(api.database, "1 day")
     await resolve(api, payment_id, decision)
     assert (await read(api, payment_id))["status"] == decision.upper()
+
+
+@pytest.mark.parametrize("decision", ["successful", "failed"])
+async def test_a_failure_of_which_the_provider_is_not_sure_a_person_may_confirm_and_not_overrule(
+    make_api: ApiFactory, simulator: Simulator, decision: Decision
+) -> None:
+    api, payment = await failed_in_doubt(make_api, simulator)
+    await api.database.fetch("UPDATE payments SET review = 'unresolved'")
+    for _ in range(4):  # as often as a person may ask: seconds prove nothing
+        asked, _ = await reviews.check(gateway(api), payment["id"], ACTOR)
+    assert (asked.status, asked.doubts) == ("PENDING", 5)
+    if decision == "successful":
+        with pytest.raises(Conflict, match="not surely: wait a day"):
+            await resolve(api, payment["id"], decision)
+        await api.database.fetch("UPDATE payments SET created_at = created_at - interval '1 day'")
+    await resolve(api, payment["id"], decision)
+    assert (await read(api, payment["id"]))["status"] == decision.upper()
 
 
 async def test_what_may_still_arrive_is_not_declared_failed(api: Api, simulator: Simulator) -> None:

@@ -14,7 +14,7 @@ from aiohttp import web
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
-from kobiri.domain.outcome import Accepted, Declined, Finding, NotFound, Succeeded, Unknown
+from kobiri.domain.outcome import Accepted, Declined, Doubtful, FailureCode, Finding, NotFound, Succeeded, Unknown
 from kobiri.providers import registry
 from kobiri.providers.base import Account, ProviderSpec
 from kobiri.providers.mtn.adapter import SPEC, MtnProvider
@@ -580,3 +580,19 @@ async def test_a_road_that_was_left_and_knows_it_is_asked_until_it_has_a_firm_wo
     assert await checking.ask_earlier_roads(gateway(two.api)) == 0
     assert (await read(two.api, payment["id"]))["review"] == "mismatched"
     assert await ledger(two.api, payment["id"]) == {"provider:mtn": 1_000, "suspense": -1_000}
+
+
+async def test_a_road_that_was_left_and_failed_it_in_doubt_knows_it_and_is_not_asked_for_ever(two: Two) -> None:
+    payment, old = await rerouted_and_waiting(two)
+
+    async def find(*_: Any, **__: Any) -> Finding:
+        return Doubtful(FailureCode.PROVIDER_ERROR, "AMBIGUOUS")
+
+    two.first.provider.find = find  # type: ignore[method-assign]
+    await post_callback(two.api, callback(old, status="PENDING"))
+    for n in range(checking.EARLIER_UNPROVEN_AGAIN + 1):
+        assert await checking.ask_earlier_roads(gateway(two.api)) == 1, n
+        await two.api.database.fetch("UPDATE attempts SET next_run_at = now() WHERE next_run_at IS NOT NULL")
+    assert await checking.ask_earlier_roads(gateway(two.api)) == 0
+    assert (await read(two.api, payment["id"]))["review"] == "mismatched"
+    assert (await history(two.api, payment["id"])).count("payment.mismatched") == 1

@@ -9,7 +9,7 @@ from kobiri import app as kobiri_app
 from kobiri.domain.allowance import BUDGET_FULL
 from kobiri.domain.breaker import IN_A_ROW
 from kobiri.domain.ids import PaymentId, TenantId
-from kobiri.domain.outcome import Source
+from kobiri.domain.outcome import Source, Succeeded
 from kobiri.services import checking, outcomes, submission
 from kobiri.store import payments
 from tests.api.steps import (
@@ -578,12 +578,76 @@ async def test_pawapays_403_to_a_repeat_says_nothing_about_the_first(
     await charged(simulator, payment["provider_reference"])
 
 
+async def airtel(make_api: ApiFactory, simulator: Simulator, **settings: Any) -> Api:
+    values = kobiri_app.simulated_environment(simulator.url)
+    return await make_api(**{n.lower(): v for n, v in values.items() if n.startswith("AIRTEL_")}, **settings)
+
+
+async def failed_in_doubt(make_api: ApiFactory, simulator: Simulator) -> tuple[Api, dict[str, Any]]:
+    """A payment that Airtel says has failed, beside the code that means "ambiguous, ask"; first heard just now."""
+    api = await airtel(make_api, simulator)
+    doubt = {"decision": "reject", "reason": "DP00800001000", "prompt_ms": 0, "times": 1}
+    await simulator.fault(provider="airtel", kind="payer", **doubt)
+    payment: dict[str, Any] = (await api.pay(payer="260971234567")).json()
+    await age(api.database, "121 seconds")  # no send can arrive any more
+    await check(api)
+    assert (await api.database.value("SELECT doubts FROM payments")) == 1
+    return api, payment
+
+
+async def test_a_failure_of_which_airtel_is_not_sure_is_one_when_it_was_said_again_and_again(
+    make_api: ApiFactory, simulator: Simulator
+) -> None:
+    api, payment = await failed_in_doubt(make_api, simulator)
+    for _ in range(3):
+        await check(api)
+    assert (await read(api, payment["id"]))["status"] == "PENDING"  # often enough, but too quickly
+    await age(api.database, "9 minutes")
+    await check(api)
+    assert (await read(api, payment["id"]))["status"] == "PENDING"
+    await age(api.database, "61 seconds")
+    await check(api)
+    done = await read(api, payment["id"])
+    assert (done["status"], done["failure"]) == (
+        "FAILED",
+        {"code": "provider_error", "provider_code": "DP00800001000"},
+    )
+    assert await history(api, payment["id"]) == ["payment.created", "payment.accepted", "payment.failed"]
+    assert await work(api) == 0
+    await charged(simulator, payment["provider_reference"], times=0)
+    await tell(api, payment["id"], Succeeded("MP250101.1200.L00001"))  # it was not sure, and rightly so
+    assert (await read(api, payment["id"]))["review"] == "contradicted"
+    assert await ledger(api, payment["id"]) == {"provider:airtel": 1_000, "suspense": -1_000}
+
+
+@pytest.mark.parametrize(
+    ("between", "ends"),
+    [
+        ({"kind": "wrong_word", "words": ["pending"]}, False),
+        ({"kind": "wrong_word", "words": ["TA"]}, False),
+        ({"kind": "not_found_for", "ms": 600_000}, False),
+        ({"kind": "error_before", "status": 503}, True),
+    ],
+    ids=["TIP", "TA", "not found", "503"],
+)
+async def test_another_word_of_airtels_between_two_failures_in_doubt_starts_the_count_anew(
+    make_api: ApiFactory, simulator: Simulator, between: dict[str, Any], ends: bool
+) -> None:
+    api, payment = await failed_in_doubt(make_api, simulator)
+    await check(api)
+    await check(api)
+    await simulator.fault(provider="airtel", operation="status", times=1, **between)
+    await check(api)
+    await age(api.database, "11 minutes")
+    await check(api)
+    assert (await api.database.value("SELECT doubts FROM payments")) == (0 if ends else 1)
+    assert (await read(api, payment["id"]))["status"] == ("FAILED" if ends else "PENDING")
+
+
 async def test_where_no_repeat_is_promised_no_second_request_leaves_beside_an_open_one(
     make_api: ApiFactory, simulator: Simulator
 ) -> None:
-    values = kobiri_app.simulated_environment(simulator.url)
-    airtel = {name.lower(): value for name, value in values.items() if name.startswith("AIRTEL_")}
-    api = await make_api(**airtel, airtel_timeout_seconds=1)
+    api = await airtel(make_api, simulator, airtel_timeout_seconds=1)
     await simulator.fault(provider="airtel", kind="latency", operation="create", ms=3_000)
     slow = problem(await api.pay(payer="260971234567"), 504, "provider_timeout")
     for _ in range(3):

@@ -1,4 +1,7 @@
-"""What a provider may say. A call that moves money has exactly five outcomes; a status check may also find nothing."""
+"""What a provider may say. A call that moves money has exactly five outcomes.
+
+A status check may also find nothing, or a failure of which the provider itself is not sure.
+"""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -108,8 +111,24 @@ class NotFound:
     firm: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Doubtful:
+    """The provider knows the reference, says that it failed, and says beside it that it does not know.
+
+    One such answer is no verdict. The same one again and again is a failure, for these reasons.
+    """
+
+    code: FailureCode
+    provider_code: str | None = None
+
+    @property
+    def proven(self) -> Declined:
+        """What it means once it was said often enough, over enough time."""
+        return Declined(self.code, self.provider_code)
+
+
 Outcome = Accepted | Succeeded | Declined | NotSent | Unknown
-Finding = Accepted | Succeeded | Declined | NotFound | Unknown
+Finding = Accepted | Succeeded | Declined | NotFound | Doubtful | Unknown
 
 
 def after_doubt(again: Outcome) -> Outcome:

@@ -20,6 +20,7 @@ from kobiri.domain.msisdn import Msisdn, may_be
 from kobiri.domain.outcome import (
     Accepted,
     Declined,
+    Doubtful,
     FailureCode,
     Finding,
     NotFound,
@@ -34,6 +35,7 @@ SEND_MARGIN = timedelta(minutes=1)  # a provider may queue what it was sent for 
 # So many not-founds over so much time, counted from the end of the last possible send, mean that nothing arrived.
 SOFT_PROOF = (3, timedelta(minutes=10))
 FIRM_PROOF = (2, timedelta(minutes=3))
+DOUBTFUL_PROOF = SOFT_PROOF  # so many failures in doubt, counted likewise, with no other word between, are a failure
 UNSETTLED_QUESTIONS = 6  # after so many about a final payment without a firm word a person must look, and so on
 REVIEW_AFTER = timedelta(hours=1)  # an outcome unknown for so long is given to a person
 
@@ -106,6 +108,8 @@ class Payment:
     checks: int = 0
     not_founds: int = 0
     first_not_found_at: datetime | None = None
+    doubts: int = 0  # failures of which the provider is not sure, one after the other (Doubtful)
+    first_doubt_at: datetime | None = None
     accepted_at: datetime | None = None
     completed_at: datetime | None = None
     next_run_at: datetime | None = None
@@ -175,7 +179,7 @@ def rerouted(before: Payment, after: Payment, reason: str, passed_over: tuple[st
     )
 
 
-def transition(  # noqa: PLR0911  # one return for each word that a provider may say
+def transition(
     payment: Payment, outcome: Outcome | Finding, source: Source, now: datetime, jitter: float, *, attempt: int
 ) -> Change | None:
     """What `outcome` makes of `payment`, or None where it changes nothing.
@@ -183,6 +187,13 @@ def transition(  # noqa: PLR0911  # one return for each word that a provider may
     `now` is the database's clock, `jitter` a random number from 0 to 1. `attempt` is the one whose answer this is
     (for Source.SEND; the payment may have gone on to another since).
     """
+    change = _transition(payment, outcome, source, now, jitter, attempt)
+    return _doubts_anew(payment, change) if payment.doubts and _is_another_word(outcome) else change
+
+
+def _transition(  # noqa: PLR0911  # one return for each word that a provider may say
+    payment: Payment, outcome: Outcome | Finding, source: Source, now: datetime, jitter: float, attempt: int
+) -> Change | None:
     if payment.is_final:
         return _after_the_end(payment, outcome, source, now, jitter)
     answers_this_attempt = source is Source.SEND and attempt == payment.attempt
@@ -197,6 +208,8 @@ def transition(  # noqa: PLR0911  # one return for each word that a provider may
             return _not_sent(payment, outcome, source, now, jitter) if answers_this_attempt else None
         case NotFound():
             return _not_found(payment, outcome, source, now, jitter)
+        case Doubtful():
+            return _doubtful(payment, outcome, source, now, jitter)
         case Unknown():
             return _unknown(payment, outcome, source, now, jitter)
         case _:
@@ -303,7 +316,8 @@ def unless_told(payment: Payment, change: Change, history: Sequence[EventDraft])
     )  # fmt: skip
     if news == change.events:
         return change
-    stands = (change.after.status, change.after.received) == (payment.status, payment.received)
+    after = change.after
+    stands = (after.status, after.received, after.doubts) == (payment.status, payment.received, payment.doubts)
     stands = stands and change.movement is None and (payment.is_final or change.keeps_schedule)
     if news or not stands:
         return replace(change, events=news)
@@ -399,6 +413,8 @@ def _fail(payment: Payment, code: FailureCode, provider_code: str | None, source
         checks=0,
         not_founds=0,
         first_not_found_at=None,
+        doubts=0,
+        first_doubt_at=None,
         next_run_at=sends_end(payment) if _may_be_on_its_way(payment, source, now) else None,
         lease_token=None,
         version=payment.version + 1,
@@ -463,12 +479,58 @@ def _one_not_found_more(payment: Payment, outcome: NotFound, now: datetime) -> t
 
     What was not found before the sends had ended does not count, whoever counted it.
     """
-    times, span = FIRM_PROOF if outcome.firm else SOFT_PROOF
-    first, before = payment.first_not_found_at, payment.not_founds
-    if first is None or first < sends_end(payment):
-        first, before = now, 0
-    after = replace(payment, not_founds=before + 1, first_not_found_at=first)
-    return after, first + span, after.not_founds >= times and now - first >= span
+    proof = FIRM_PROOF if outcome.firm else SOFT_PROOF
+    count, first = _one_more(payment, payment.not_founds, payment.first_not_found_at, now)
+    after = replace(payment, not_founds=count, first_not_found_at=first)
+    return after, first + proof[1], _proves(proof, count, first, now)
+
+
+def _doubtful(payment: Payment, outcome: Doubtful, source: Source, now: datetime, jitter: float) -> Change | None:
+    if source is not Source.CHECK:
+        return _wait(payment, (), source, now, jitter)  # nobody had asked: it counts for nothing
+    if now < sends_end(payment):
+        return _wait(_acknowledged(payment, now), (), source, now, jitter, at_latest=sends_end(payment))
+    after, proves_at, proven = _one_doubt_more(payment, now)
+    if proven:
+        return _decline(after, outcome.proven, source, now, jitter, answers_this_attempt=False)
+    return _wait(after, (), source, now, jitter, at_latest=proves_at)
+
+
+def _one_doubt_more(payment: Payment, now: datetime) -> tuple[Payment, datetime, bool]:
+    """As _one_not_found_more, for a failure in doubt: whoever says so knows the reference."""
+    count, first = _one_more(payment, payment.doubts, payment.first_doubt_at, now)
+    after = replace(_acknowledged(payment, now), doubts=count, first_doubt_at=first)
+    return after, first + DOUBTFUL_PROOF[1], _proves(DOUBTFUL_PROOF, count, first, now)
+
+
+def _one_more(payment: Payment, before: int, first: datetime | None, now: datetime) -> tuple[int, datetime]:
+    """How many there are with this one, and since when. What was said before the sends had ended does not count."""
+    return (1, now) if first is None or first < sends_end(payment) else (before + 1, first)
+
+
+def _proves(proof: tuple[int, timedelta], count: int, first: datetime, now: datetime) -> bool:
+    times, span = proof
+    return count >= times and now - first >= span
+
+
+def _is_another_word(outcome: Outcome | Finding) -> bool:
+    """Whether a provider that said "failed, and I do not know" says something else now. Silence says nothing."""
+    match outcome:
+        case Doubtful():
+            return False
+        case Unknown():
+            return outcome.asked and not outcome.outage
+        case NotSent():
+            return False
+        case _:
+            return True
+
+
+def _doubts_anew(payment: Payment, change: Change | None) -> Change:
+    """The change with the failures in doubt forgotten: another word came between."""
+    if change is None:
+        change = Change(replace(payment, version=payment.version + 1), keeps_schedule=True)
+    return replace(change, after=replace(change.after, doubts=0, first_doubt_at=None))
 
 
 def _unknown(payment: Payment, outcome: Unknown, source: Source, now: datetime, jitter: float) -> Change | None:
@@ -629,7 +691,14 @@ def _evidence(said: Succeeded) -> dict[str, str]:
 
 def _acknowledged(payment: Payment, now: datetime) -> Payment:
     """The provider knows the reference: that it is not found afterwards would be no proof of anything."""
-    return replace(payment, accepted_at=payment.accepted_at or now, not_founds=0, first_not_found_at=None)
+    return replace(
+        payment,
+        accepted_at=payment.accepted_at or now,
+        not_founds=0,
+        first_not_found_at=None,
+        doubts=0,
+        first_doubt_at=None,
+    )
 
 
 def says_otherwise(payment: Payment, said: Accepted | Succeeded | Declined) -> bool:
@@ -657,16 +726,24 @@ def _after_the_end(
 ) -> Change | None:
     """What is said about a final payment: it changes no status, and is never lost."""
     change = _contradict(payment, outcome, source)
-    if change is None and isinstance(outcome, Accepted) and source in ANSWERS:
+    failed_by_us = payment.status is Status.FAILED and payment.failure_code in OUR_OWN_FAILURES
+    has_it = isinstance(outcome, Accepted) or (isinstance(outcome, Doubtful) and failed_by_us)
+    if change is None and has_it and source in ANSWERS:
         change = _deny(payment, now)
     if source is not Source.CHECK:
         return change
     # Who asked before it was final may answer late: silence about it asks for nothing then.
-    doubts = payment.next_run_at is not None or (payment.status is Status.FAILED and isinstance(outcome, Accepted))
+    doubts = payment.next_run_at is not None or (payment.status is Status.FAILED and has_it)
     doubts = doubts and payment.status is not Status.REVERSED
     if doubts and isinstance(outcome, Accepted | Unknown):
         after = change.after if change else replace(payment, version=payment.version + 1)
         after = _acknowledged(after, now) if isinstance(outcome, Accepted) else after
+        return _ask_on(after, change.events if change else (), outcome, now, jitter)
+    if doubts and isinstance(outcome, Doubtful):
+        after, _, proven = _one_doubt_more(change.after if change else payment, now)
+        if proven:
+            return _after_the_end(after, outcome.proven, source, now, jitter)
+        after = replace(after, version=payment.version + 1)
         return _ask_on(after, change.events if change else (), outcome, now, jitter)
     if doubts and isinstance(outcome, NotFound):
         # Somebody spoke of it, and a provider's list may lag behind its callback: one not-found is no answer. About
@@ -675,7 +752,7 @@ def _after_the_end(
         proven = proven and not _is_acknowledged_failure(payment)
         if not proven:
             return _ask_on(replace(after, version=payment.version + 1), (), outcome, now, jitter)
-    if change is None and payment.review is Review.UNRESOLVED and not isinstance(outcome, NotFound):
+    if change is None and payment.review is Review.UNRESOLVED and not isinstance(outcome, NotFound | Doubtful):
         change = Change(replace(payment, review=None, version=payment.version + 1))  # it agrees: nobody need look
     return _end_question(payment, change)
 
@@ -685,7 +762,15 @@ def _end_question(payment: Payment, change: Change | None = None) -> Change | No
     if change is None and payment.next_run_at is None:
         return None
     after = change.after if change else replace(payment, version=payment.version + 1)
-    after = replace(after, next_run_at=None, lease_token=None, not_founds=0, first_not_found_at=None)
+    after = replace(
+        after,
+        next_run_at=None,
+        lease_token=None,
+        not_founds=0,
+        first_not_found_at=None,
+        doubts=0,
+        first_doubt_at=None,
+    )
     return replace(change, after=after) if change else Change(after)
 
 
@@ -715,7 +800,11 @@ def _is_acknowledged_failure(payment: Payment) -> bool:
 
 
 def _ask_on(
-    after: Payment, events: tuple[EventDraft, ...], outcome: Accepted | NotFound | Unknown, now: datetime, jitter: float
+    after: Payment,
+    events: tuple[EventDraft, ...],
+    outcome: Accepted | NotFound | Doubtful | Unknown,
+    now: datetime,
+    jitter: float,
 ) -> Change:
     """No firm word yet about a final payment: the question stays, slower each time; in the end a person looks too."""
     asked, delay = True, schedule.recheck_delay(after.checks, jitter)

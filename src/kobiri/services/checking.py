@@ -10,7 +10,7 @@ import structlog
 
 from kobiri.domain import schedule
 from kobiri.domain.errors import KobiriError
-from kobiri.domain.outcome import Accepted, Finding, NotFound, NotSent, Source, Succeeded, Unknown
+from kobiri.domain.outcome import Accepted, Doubtful, Finding, NotFound, NotSent, Source, Succeeded, Unknown
 from kobiri.domain.payment import Payment, Step, may_send_again, next_step
 from kobiri.services import outcomes, submission
 from kobiri.services.gateway import LEASE_MARGIN_S, Gateway
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 WORKER = Author("worker")
 
 EARLIER_AT_ONCE = 2  # each second: with what the worker asks about final payments half of the slowest provider's pace
-EARLIER_NOT_FOUND_AGAIN = 7  # with the delays of domain/schedule.py: about a quarter of an hour
+EARLIER_UNPROVEN_AGAIN = 7  # with the delays of domain/schedule.py: about a quarter of an hour
 
 
 async def claim_due(gateway: Gateway, limit: int) -> list[Claim]:
@@ -86,14 +86,15 @@ async def _ask_earlier_road(gateway: Gateway, earlier: EarlierRoad) -> None:
             account_fingerprint=earlier.account_fingerprint,
         )
         finding = Unknown("its provider account is gone") if road is None else await _find(gateway, road, there)
-        if isinstance(finding, Succeeded) or (isinstance(finding, Accepted) and not earlier.known):
+        has_it = isinstance(finding, Accepted | Doubtful)
+        if isinstance(finding, Succeeded) or (has_it and not earlier.known):
             await outcomes.suspect(
                 gateway.db,
                 read.payment,
                 earlier.provider_reference,
                 earlier.provider,
                 earlier.account_fingerprint,
-                finding,
+                finding if isinstance(finding, Succeeded) else Accepted(),
                 Source.CHECK,
                 WORKER,
             )
@@ -103,9 +104,7 @@ async def _ask_earlier_road(gateway: Gateway, earlier: EarlierRoad) -> None:
         if isinstance(finding, Unknown) and not finding.asked:
             again_in = schedule.unasked_delay(random.random(), finding.retry_after_s)
         asked = not isinstance(finding, Unknown) or finding.asked
-        now_known = replace(
-            earlier, checks=earlier.checks + asked, known=earlier.known or isinstance(finding, Accepted)
-        )
+        now_known = replace(earlier, checks=earlier.checks + asked, known=earlier.known or has_it)
         async with gateway.db.tenant_transaction(earlier.tenant_id) as tx:
             await attempts.answered(tx, now_known, again_in)
     except KobiriError as error:  # it is due again when its lease ends
@@ -120,7 +119,9 @@ def _asks_on(earlier: EarlierRoad, finding: Finding) -> bool:
         case Unknown():
             return finding.askable
         case NotFound():
-            return earlier.known or earlier.checks < EARLIER_NOT_FOUND_AGAIN
+            return earlier.known or earlier.checks < EARLIER_UNPROVEN_AGAIN
+        case Doubtful():
+            return earlier.checks < EARLIER_UNPROVEN_AGAIN
         case _:
             return False
 

@@ -14,7 +14,17 @@ from kobiri.domain import webhook
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import PaymentId
 from kobiri.domain.money import Money
-from kobiri.domain.outcome import Accepted, Declined, FailureCode, Finding, Outcome, Source, Succeeded, Unknown
+from kobiri.domain.outcome import (
+    Accepted,
+    Declined,
+    Doubtful,
+    FailureCode,
+    Finding,
+    Outcome,
+    Source,
+    Succeeded,
+    Unknown,
+)
 from kobiri.domain.outcome import NotFound as NotKnown
 from kobiri.domain.payment import Payment, Status, agrees, may_arrive_until
 from kobiri.domain.reason import require
@@ -164,6 +174,9 @@ def contradiction(  # noqa: PLR0911  # one return for each word that a provider 
             return None if now >= until else f"It may still arrive at the provider: decide after {until:%H:%M:%S} UTC."
         case Accepted():
             return None if is_old else "The provider says that it is still in progress: wait for its word."
+        case Doubtful():
+            is_refused = decision == "successful" and not is_old
+            return "The provider says that it failed, but not surely: wait a day for its word." if is_refused else None
         case Unknown():
             return None
         case _:

@@ -5,7 +5,7 @@ from collections import Counter
 
 import structlog
 
-from kobiri.domain.outcome import Finding, NotFound, NotSent, Outcome
+from kobiri.domain.outcome import Doubtful, Finding, NotFound, NotSent, Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +23,7 @@ class Unlisted:
 
     def note(self, provider_id: str, said: Outcome | Finding) -> None:
         """Count the code and warn of it: at the first time, at the tenth, at the hundredth and so on."""
-        if isinstance(said, NotSent | NotFound) or said.unlisted is None:
+        if isinstance(said, NotSent | NotFound | Doubtful) or said.unlisted is None:
             return
         code = said.unlisted if CODE.fullmatch(said.unlisted) else OTHERS
         if (provider_id, code) not in self.seen and len(self.seen) >= MOST_CODES:

@@ -18,6 +18,7 @@ from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import (
     Accepted,
     Declined,
+    Doubtful,
     FailureCode,
     Finding,
     NotFound,
@@ -30,6 +31,7 @@ from kobiri.domain.outcome import (
 from kobiri.domain.payment import (
     AGAINST,
     FINAL,
+    OUR_OWN_FAILURES,
     Change,
     EventDraft,
     Payment,
@@ -58,14 +60,15 @@ SEND_TAKES = timedelta(seconds=15)
 TICK = timedelta(microseconds=1)
 
 OURS = Money(100_050, "ZMW")
+USD = Money(100_050, "USD")
 PAYER = "260961234567"
 FINGERPRINT = "mtn@sandbox"
 
 # What a transition may change. Every other field is the order itself, also one that is added later.
 MAY_CHANGE = {
     "status", "provider_transaction_id", "failure_code", "failure_provider_code", "review", "version",
-    "unsent", "checks", "not_founds", "first_not_found_at", "accepted_at", "completed_at", "next_run_at",
-    "lease_token", "received",
+    "unsent", "checks", "not_founds", "first_not_found_at", "doubts", "first_doubt_at", "accepted_at", "completed_at",
+    "next_run_at", "lease_token", "received",
 }  # fmt: skip
 
 MAY_BECOME = {
@@ -221,8 +224,10 @@ not_ours = st.one_of(
 )
 unknowns = st.builds(Unknown, st.just("reset"))
 not_founds = st.builds(NotFound, st.booleans())
+declines = st.builds(Declined, codes, maybe_text)
+doubtfuls = st.builds(Doubtful, codes, maybe_text)
 findings: st.SearchStrategy[Finding] = st.one_of(
-    st.builds(Accepted, st.booleans()), ours, not_ours, st.builds(Declined, codes, maybe_text), not_founds, unknowns
+    st.builds(Accepted, st.booleans()), ours, not_ours, declines, not_founds, doubtfuls, unknowns
 )
 outcomes = findings | st.builds(NotSent, st.just("no connection"))
 sources = st.sampled_from(Source)
@@ -270,7 +275,13 @@ closed_orders = st.builds(
     st.sampled_from(FailureCode),
     st.booleans(),
 )
-all_orders = open_orders | closed_orders
+# Heard twice before, so that one more may be enough.
+doubted_orders = st.builds(
+    lambda start, doubts: replace(start, doubts=doubts, first_doubt_at=SEND_BEFORE + timedelta(minutes=2)),
+    open_orders | closed_orders,
+    st.integers(1, 2),
+)
+all_orders = open_orders | closed_orders | doubted_orders
 
 quick = settings(deadline=None)
 
@@ -314,7 +325,7 @@ def test_money_is_booked_once_and_only_when_it_came(start: Payment, said: list[W
         elif movement is not None:
             assert movement.reason == "arrived_unexpectedly"
             if moment.became is Status.FAILED:
-                assert isinstance(moment.word.outcome, Declined)
+                assert isinstance(moment.word.outcome, Declined | Doubtful)
                 assert moment.arrival is not None
                 assert moment.arrival.money == moment.before.received
                 movements.append(movement)
@@ -376,8 +387,12 @@ def test_an_open_payment_is_always_due_some_day_and_a_final_one_until_it_is_answ
 def asks_on(moment: Moment) -> bool:
     """Whether a question about a final payment has no firm answer yet."""
     is_question = moment.word.source is Source.CHECK and moment.after.status is not Status.REVERSED
-    denies = moment.before.status is Status.FAILED and isinstance(moment.word.outcome, Accepted)
-    unsettled = isinstance(moment.word.outcome, Accepted | Unknown) or moment.after.not_founds > 0
+    outcome = moment.word.outcome
+    denies = isinstance(outcome, Accepted) or (
+        isinstance(outcome, Doubtful) and moment.before.failure_code in OUR_OWN_FAILURES
+    )
+    denies = denies and moment.before.status is Status.FAILED
+    unsettled = isinstance(outcome, Accepted | Unknown) or moment.after.not_founds > 0 or moment.after.doubts > 0
     return is_question and unsettled and (denies or moment.before.next_run_at is not None)
 
 
@@ -472,6 +487,10 @@ def test_every_failure_has_its_word(start: Payment, said: list[Word]) -> None:
                 )
             case NotFound():
                 assert moment.after.failure_code == FailureCode.NOT_RECEIVED
+            case Doubtful(code, provider_code):
+                assert (moment.after.failure_code, moment.after.failure_provider_code) == (code, provider_code)
+                assert moment.word.source is Source.CHECK
+                assert moment.before.doubts >= 2
             case NotSent():
                 assert moment.after.failure_code == FailureCode.PROVIDER_UNAVAILABLE
                 assert moment.word.now >= SEND_BEFORE
@@ -845,6 +864,129 @@ def test_a_not_found_counts_only_as_the_answer_to_a_question(source: Source, fir
     assert (after.status, after.not_founds) == (Status.TIMEOUT, 2)
 
 
+# --- a failure of which the provider is not sure --------------------------------------------------------------------
+
+FAILED_IN_DOUBT = Doubtful(FailureCode.PROVIDER_ERROR, "AMBIGUOUS")
+OTHER_WORDS = [Accepted(), NotFound(), NotFound(True), Unknown("paid, and in doubt", outage=False), Succeeded("X", USD)]
+SILENCE = [Unknown("HTTP 503"), Unknown("the circuit is open", outage=False, asked=False)]
+
+
+@given(
+    open_orders,
+    st.lists(
+        st.builds(
+            Word,
+            st.one_of(doubtfuls, doubtfuls, st.sampled_from(OTHER_WORDS + SILENCE)),
+            st.sampled_from([Source.CHECK, Source.CHECK, Source.CHECK, Source.CALLBACK, Source.SEND]),
+            st.integers(0, 40).map(lambda minutes: T0 + timedelta(minutes=minutes)),
+            jitters,
+        ),
+        max_size=12,
+    ),
+)
+@quick
+def test_only_a_doubtful_failure_again_and_again_is_one(start: Payment, said: list[Word]) -> None:
+    """Three answers to questions over ten minutes, after the last send could arrive, and no other word between."""
+    heard: list[datetime] = []
+    ended = max(SEND_BEFORE, start.sent_until or T0) + timedelta(minutes=1)
+    for moment in history(start, sorted(said, key=lambda word: word.now)):
+        word = moment.word
+        if moment.before.is_final:
+            break
+        if isinstance(word.outcome, Doubtful):
+            if word.source is Source.CHECK and word.now >= ended:
+                heard.append(word.now)
+                assert moment.became is Status.FAILED or moment.after.doubts == len(heard)
+            proven = len(heard) >= 3 and word.now - heard[0] >= timedelta(minutes=10)
+            assert moment.after.is_final == (proven and word.source is Source.CHECK and word.now >= ended)
+        elif word.outcome not in SILENCE:
+            heard.clear()
+            assert (moment.after.doubts, moment.after.first_doubt_at) == (0, None)
+
+
+def doubted(payment: Payment, *minutes: int) -> Payment:
+    for minute in minutes:
+        payment = say(payment, FAILED_IN_DOUBT, Source.CHECK, SEND_BEFORE + timedelta(minutes=minute)).after
+    return payment
+
+
+def test_doubtful_failures_fail_a_payment_to_the_microsecond() -> None:
+    payment = order(status=Status.TIMEOUT)
+    assert doubted(payment, 0).doubts == 0, "a send may still arrive"
+    payment, last = doubted(payment, 0, 1, 4), SEND_BEFORE + timedelta(minutes=11)
+    assert (payment.status, payment.doubts) == (Status.TIMEOUT, 2)
+    assert payment.next_run_at is not None
+    assert payment.next_run_at <= last
+    assert say(payment, FAILED_IN_DOUBT, Source.CHECK, last - TICK).after.status is Status.TIMEOUT
+    change = say(payment, FAILED_IN_DOUBT, Source.CHECK, last)
+    assert (change.after.status, change.after.doubts, change.after.next_run_at) == (Status.FAILED, 0, None)
+    assert [dict(event.data) for event in change.events] == [
+        {"source": "check", "code": "provider_error", "provider_code": "AMBIGUOUS"}
+    ]
+    assert not say(replace(payment, doubts=1), FAILED_IN_DOUBT, Source.CHECK, last).after.is_final
+    at_once = doubted(order(status=Status.TIMEOUT), 1, 1, 1, 1, 1)
+    assert (at_once.status, at_once.doubts) == (Status.TIMEOUT, 5), "a person who asks on and on proves nothing"
+
+
+def test_a_success_after_a_failure_in_doubt_contradicts_it_and_waits_in_suspense() -> None:
+    failed = doubted(order(status=Status.TIMEOUT), 1, 4, 11)
+    assert failed.status is Status.FAILED
+    change = say(failed, Succeeded("TX1", OURS), Source.CHECK, EXPIRES)
+    assert (change.after.status, change.after.review) == (Status.FAILED, Review.CONTRADICTED)
+    assert change.movement == ledger.arrived_unexpectedly(late(OURS))
+
+
+@pytest.mark.parametrize("source", [Source.CHECK, Source.CALLBACK])
+@pytest.mark.parametrize("word", OTHER_WORDS, ids=repr)
+def test_another_word_between_two_doubtful_failures_starts_the_count_anew(word: Finding, source: Source) -> None:
+    payment = doubted(order(status=Status.TIMEOUT), 1, 4)
+    first = tell(payment, Word(word, source, SEND_BEFORE + timedelta(minutes=5)))
+    assert (first.after.doubts, first.after.first_doubt_at) == (0, None)
+    # Also where nothing of that word is news, and nothing else of the payment changes.
+    again = tell(replace(first.after, doubts=2, first_doubt_at=T0), first.word, first.booked_after, first.told_after)
+    assert again.after.doubts == 0
+    assert again.change is not None
+    assert again.change.events == ()
+    assert not doubted(first.after, 11, 12).is_final
+
+
+@pytest.mark.parametrize("silence", SILENCE, ids=repr)
+def test_silence_between_two_doubtful_failures_is_no_word(silence: Finding) -> None:
+    payment = say(doubted(order(status=Status.TIMEOUT), 1, 4), silence, Source.CHECK, EXPIRES).after
+    assert payment.doubts == 2
+    assert doubted(payment, 20).is_final
+
+
+@pytest.mark.parametrize("heard", [0, 2], ids=["before the sends end", "after"])
+def test_who_says_that_it_failed_and_is_not_sure_knows_the_reference(heard: int) -> None:
+    """A not-found afterwards proves nothing, and nothing is sent again."""
+    known = doubted(order(status=Status.TIMEOUT), heard)
+    assert known.accepted_at == SEND_BEFORE + timedelta(minutes=heard)
+    assert not send_again(known, SEND_BEFORE - TICK)
+    for minute in (3, 7, 20, 40):
+        known = say(known, NotFound(True), Source.CHECK, SEND_BEFORE + timedelta(minutes=minute)).after
+    assert (known.status, known.not_founds) == (Status.TIMEOUT, 0)
+
+
+@pytest.mark.parametrize("payment", ["failed there", "failed by us", "paid"])
+def test_a_doubtful_failure_answers_a_question_about_a_final_payment_when_it_is_proven(payment: str) -> None:
+    """It agrees with a failure, and contradicts a success."""
+    asked = {"failed there": FAILED_THERE, "failed by us": FAILED_HERE, "paid": PAID}[payment]
+    after = doubted(asked, 2, 5)
+    assert (after.status, after.doubts) == (asked.status, 2)
+    assert after.next_run_at is not None
+    assert after.review is (Review.UNRESOLVED if asked is FAILED_HERE else None)
+    ended = doubted(after, 12)
+    assert (ended.status, ended.doubts, ended.next_run_at) == (asked.status, 0, None)
+    assert ended.review is (Review.CONTRADICTED if asked is PAID else None)
+
+
+def test_one_doubtful_failure_closes_no_review_and_asks_for_nothing() -> None:
+    reviewed = replace(FAILED_THERE, next_run_at=None, review=Review.UNRESOLVED)
+    assert changes_nothing(reviewed, FAILED_IN_DOUBT, Source.CHECK, EXPIRES)
+    assert changes_nothing(replace(PAID, next_run_at=None), FAILED_IN_DOUBT, Source.CHECK, EXPIRES)
+
+
 # --- words against a final status ---------------------------------------------------------------------------
 
 DECLINED = Declined(FailureCode.PAYER_DECLINED, "REJECTED")
@@ -861,6 +1003,7 @@ DECLINED = Declined(FailureCode.PAYER_DECLINED, "REJECTED")
         NotSent("late"),
         NotFound(True),
         NotFound(),
+        Doubtful(FailureCode.PROVIDER_ERROR, "AMBIGUOUS"),
         Unknown("?"),
     ],
     ids=repr,
@@ -1270,9 +1413,12 @@ class HonestProvider(RuleBasedStateMachine):
             self.hear(NotSent("too late"), Source.SEND)
 
     @precondition(lambda self: self.payment.attempt > 0)
-    @rule(silent=st.booleans(), firm=st.booleans())
-    def worker_asks(self, silent: bool, firm: bool) -> None:
+    @rule(silent=st.booleans(), firm=st.booleans(), in_doubt=st.booleans())
+    def worker_asks(self, silent: bool, firm: bool, in_doubt: bool = False) -> None:
         finding = self.found()
+        # It may always be in doubt about what it refused. About what waits for its payer it is now and then.
+        if in_doubt and (self.book == "refused" or (self.book == "waiting" and not self.payment.doubts)):
+            finding = Doubtful(FailureCode.PAYER_DECLINED, "AMBIGUOUS")
         if firm and finding == NotFound():
             finding = NotFound(firm=True)  # it believes so, and has not looked into its own queue
         self.hear(Unknown("reset") if silent else finding, Source.CHECK)

@@ -28,6 +28,7 @@ from kobiri.domain.money import Money
 from kobiri.domain.outcome import (
     Accepted,
     Declined,
+    Doubtful,
     FailureCode,
     Finding,
     NotFound,
@@ -82,7 +83,7 @@ PENDING = frozenset({"DP00800001006", "DP00900001006"})
 DUPLICATE = frozenset({
     "DP00800001011", "DP00800001017", "DP00900001011", "DP00900001017", "ESB000041", "521050",
 })  # fmt: skip
-AMBIGUOUS = "DP00800001000"
+AMBIGUOUS = "DP00800001000"  # beside TF: one is no verdict, many are a failure; seen of collections only: README 4
 # Airtel does not know itself: no word beside one of these is believed.
 DOUBT = frozenset({
     AMBIGUOUS, "DP00800001014", "DP00900001000", "DP00900001014",
@@ -481,9 +482,11 @@ def _read_status(
     # Without a word the codes speak of the question, not of the payment.
     if told.word is None or status != HTTPStatus.OK:
         return told.unknown
-    if told.is_about(reference):
-        return _verdict(told, reasons) or told.unknown
-    return Unknown("the answer is about another reference", outage=False)
+    if not told.is_about(reference):
+        return Unknown("the answer is about another reference", outage=False)
+    if told.word == "TF" and set(told.codes) & (PAID | DOUBT | DUPLICATE) == {AMBIGUOUS}:
+        return Doubtful(FailureCode.PROVIDER_ERROR, AMBIGUOUS)
+    return _verdict(told, reasons) or told.unknown
 
 
 def _verdict(told: _Told, reasons: Mapping[str, FailureCode]) -> Accepted | Succeeded | Declined | None:
