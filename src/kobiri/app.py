@@ -12,10 +12,11 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Callable, Container
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import structlog
 from litestar import Litestar
@@ -30,6 +31,7 @@ from kobiri.config import ConfigurationError, Settings, load
 from kobiri.domain import webhook
 from kobiri.domain.envelope import MasterKeys
 from kobiri.domain.errors import NotFound
+from kobiri.domain.ids import AccountId
 from kobiri.providers import registry
 from kobiri.providers.base import Provider, ProviderSpec
 from kobiri.services.access import Access
@@ -50,6 +52,12 @@ SECRETS_FILE = "secrets"
 PEPPER_LENGTH = 32
 MASTER_KEYS_FILE = "master-keys"
 DRAIN = signal.SIGUSR1
+
+Around: TypeAlias = Callable[[Provider], Provider]
+
+
+def _as_it_is(provider: Provider) -> Provider:
+    return provider
 
 
 def dsn(settings: Settings) -> str:
@@ -118,7 +126,7 @@ def master_keys(settings: Settings) -> MasterKeys | None:
         ) from None
 
 
-def account_maker(settings: Settings) -> Make:
+def account_maker(settings: Settings, around: Around = _as_it_is) -> Make:
     """How a merchant's account becomes a provider; None where something that it needs is not there."""
 
     def make(account: TenantAccount) -> Provider | None:
@@ -134,7 +142,7 @@ def account_maker(settings: Settings) -> Make:
             callback_url=callback_url(settings, account),
             webhook_secrets=tuple(secret.encode() for secret in account.webhook_secrets),
         )
-        return entry.build(made) if made is not None else None
+        return around(entry.build(made)) if made is not None else None
 
     return make
 
@@ -150,14 +158,14 @@ def provider_specs() -> dict[str, ProviderSpec]:
     return {provider: entry.spec for provider, entry in registry.BY_ID.items()}
 
 
-def platform_roads(settings: Settings) -> list[Road]:
+def platform_roads(settings: Settings, around: Around = _as_it_is) -> list[Road]:
     """The platform's own provider accounts, as far as the environment names them, in the registry's order.
 
     Raises ConfigurationError.
     """
     made = ((entry, registry.platform_account(settings, entry.spec)) for entry in registry.PROVIDERS)
     return [
-        Road(entry.build(account), largest_minor=settings.payment_max_amounts)
+        Road(around(entry.build(account)), largest_minor=settings.payment_max_amounts)
         for entry, account in made
         if account is not None
     ]
@@ -189,8 +197,13 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
         await db.close()
 
 
-async def gateway(settings: Settings) -> Gateway:
-    """The dependencies of the services in one process. Must run inside the event loop that will use them."""
+async def gateway(
+    settings: Settings, around: Around = _as_it_is, only: tuple[str, AccountId | None] | None = None
+) -> Gateway:
+    """The dependencies of the services in one process. Must run inside the event loop that will use them.
+
+    `around` puts something around each provider; `only`: see `Roads`.
+    """
     if settings.kobiri_demo:
         net.stay_on_this_machine()
     db = await Database.open(
@@ -201,17 +214,18 @@ async def gateway(settings: Settings) -> Gateway:
     keys = master_keys(settings)
     own = OwnRoads(
         lambda tenant_id: load_accounts(db, keys, tenant_id),
-        account_maker(settings),
+        account_maker(settings, around),
         largest_minor=settings.payment_max_amounts,
     )
     return Gateway(
         db=db,
         roads=Roads(
             db,
-            platform_roads(settings),
+            platform_roads(settings, around),
             registry.switched_off(settings),
             own,
             longest_question_s=registry.longest_answer_s(settings),
+            only=only,
         ),
         render=render_payment,
         send_within=timedelta(seconds=settings.payment_send_within_seconds),
@@ -227,9 +241,11 @@ async def close(parts: Gateway) -> None:
 
 
 @asynccontextmanager
-async def operating(settings: Settings) -> AsyncIterator[Gateway]:
-    """The gateway for one command."""
-    parts = await gateway(settings)
+async def operating(
+    settings: Settings, around: Around = _as_it_is, only: tuple[str, AccountId | None] | None = None
+) -> AsyncIterator[Gateway]:
+    """The gateway for one command; the rest is as in `gateway`."""
+    parts = await gateway(settings, around, only)
     try:
         yield parts
     finally:

@@ -10,8 +10,10 @@ import asyncio
 import errno
 import functools
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TypeVar, cast
 
@@ -100,13 +102,39 @@ class Answer:
         return replace(said, retry_after_s=min(max(seconds, 1.0), MAX_REST_S))
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One call that was answered, with every secret in it: see domain/redaction.py. `once`: it was to move money."""
+
+    method: str
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)
+    answer: Answer = field(repr=False)
+    once: bool
+
+
+_overheard: ContextVar[list[Exchange] | None] = ContextVar("overheard", default=None)
+
+
+@contextmanager
+def overheard() -> Iterator[list[Exchange]]:
+    """The exchanges of whatever is begun inside, also of tasks that outlive it. For `kobiri accounts record` alone."""
+    heard: list[Exchange] = []
+    token = _overheard.set(heard)
+    try:
+        yield heard
+    finally:
+        _overheard.reset(token)
+
+
 class _Call:
     """What is known about one call. It is its own middleware. `once`: it may be written once at most."""
 
-    __slots__ = ("_first_byte_before", "_once", "_passed", "connected", "written")
+    __slots__ = ("_first_byte_before", "_passed", "connected", "once", "written")
 
     def __init__(self, *, once: bool, first_byte_before: float | None = None) -> None:
-        self._once = once
+        self.once = once
         self._first_byte_before = first_byte_before
         self._passed = False
         self.connected = False
@@ -117,7 +145,7 @@ class _Call:
     ) -> aiohttp.ClientResponse:
         # When a connection is lost, aiohttp (client.py, IDEMPOTENT_METHODS) sends GET, PUT and DELETE a
         # second time, even if the connection was fresh and the server read everything. There is no switch.
-        if self._passed and self._once:
+        if self._passed and self.once:
             raise _SecondPass
         self._passed = True
         assert isinstance(request, _Request), "the session was made by provider_session"
@@ -276,7 +304,10 @@ async def _exchange(
                 middlewares=(call,),
             ) as response,
         ):
-            return Answer(response.status, response.headers, await _read(response))
+            answer = Answer(response.status, response.headers, await _read(response))
+        if (heard := _overheard.get()) is not None:
+            heard.append(Exchange(method, url, headers, body, answer, call.once))
+        return answer  # noqa: TRY300  # no except below is about it
     except _StrayAnswer:
         raise NotSent("the connection held an answer to no request") from None
     except _Late:

@@ -3,7 +3,20 @@
 import typer
 
 from kobiri import __version__
-from kobiri.cli import accounts, db, demo, events, keys, ledger, payments, processes, providers, statements, tenants
+from kobiri.cli import (
+    accounts,
+    db,
+    demo,
+    events,
+    keys,
+    ledger,
+    payments,
+    processes,
+    providers,
+    record,
+    statements,
+    tenants,
+)
 from kobiri.cli.output import Json, emit
 
 app = typer.Typer(
@@ -20,6 +33,7 @@ app.command()(processes.simulator)
 app.add_typer(db.app, name="db")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
+accounts.app.command()(record.record)
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(providers.app, name="providers")
 app.add_typer(payments.app, name="payments")

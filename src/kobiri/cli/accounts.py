@@ -20,7 +20,8 @@ from kobiri.services.accounts import TenantAccount, Wish
 from kobiri.store.accounts import StoredAccount
 
 app = typer.Typer(
-    help="Merchants' accounts at providers: fields, set, list, check, disable, enable, rotate.", no_args_is_help=True
+    help="Merchants' accounts at providers: fields, set, list, check, record, disable, enable, rotate.",
+    no_args_is_help=True,
 )
 
 MAX_FILE_BYTES = 65_536

@@ -249,6 +249,7 @@ async def _keep(
     times: int = 1,
 ) -> None:
     headers = {name: ", ".join(callback.values(name))[:500] for name in KEPT_HEADERS if callback.values(name)}
+    headers[":method"] = callback.method  # POST or PUT: what an operator uses is disputed
     async with gateway.db.tenant_transaction(tenant_id) as tx:
         await callbacks.keep(tx, tenant_id, provider.spec.id, verdict, payment_id, headers, callback.body, times=times)
 

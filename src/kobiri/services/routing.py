@@ -180,7 +180,8 @@ class OwnRoads:
 class Roads:
     """The roads of this process. `closed`: providers that the settings switch off. `own` None: platform's alone.
 
-    `longest_question_s`: the longest time that a question may take, over all accounts there may be.
+    `longest_question_s`: the longest time that a question may take, over all accounts there may be. `only`: new money
+    goes by this account (its provider and id) or by none.
     """
 
     def __init__(
@@ -191,8 +192,10 @@ class Roads:
         own: OwnRoads | None = None,
         *,
         longest_question_s: float = 10.0,
+        only: tuple[str, AccountId | None] | None = None,
     ) -> None:
         self.longest_question_s = longest_question_s
+        self._only = only
         self._db = db
         self._platform = tuple(platform)
         self._own = own
@@ -245,7 +248,8 @@ class Roads:
     async def _choose(self, wanted: Wanted) -> tuple[Route, frozenset[str]]:
         own, unopened = await self._own.of_tenant(wanted.tenant_id) if self._own else ([], frozenset())
         switched_off = await self.switched_off()
-        return choose([*own, *self._platform], wanted, switched_off, own_unopened=wanted.mode in unopened)
+        route, sorts = choose([*own, *self._platform], wanted, switched_off, own_unopened=wanted.mode in unopened)
+        return (route if self._only is None else _by(self._only, route)), sorts
 
     async def switched_off(self) -> Mapping[str, str]:
         """The providers that an operator or the settings switched off, with the reason; five seconds old at most."""
@@ -306,6 +310,14 @@ def choose(
             sorts.add(sort)
             passed_over.append(f"{road.label}: {reason}")
     return Route(tuple(taken), tuple(passed_over)), frozenset(sorts)
+
+
+def _by(only: tuple[str, AccountId | None], route: Route) -> Route:
+    """The route where one account alone may be used: among those that may be, never in their place."""
+    others = tuple(f"{road.label}: not asked for" for road in route.roads if (road.spec.id, road.account_id) != only)
+    return Route(
+        tuple(road for road in route.roads if (road.spec.id, road.account_id) == only), (*route.passed_over, *others)
+    )
 
 
 def _refusal(road: Road, wanted: Wanted, switched_off: Mapping[str, str]) -> tuple[str, str] | None:

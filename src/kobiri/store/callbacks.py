@@ -98,6 +98,7 @@ class KeptCallback:
 
     provider: str
     verdict: Verdict
+    headers: Mapping[str, str]
     body: bytes
     times: int
     received_at: datetime
@@ -106,13 +107,21 @@ class KeptCallback:
 async def of_payment(tx: Tx, tenant_id: TenantId, payment_id: PaymentId) -> list[KeptCallback]:
     """What providers posted about one payment, oldest first."""
     rows = await tx.fetch(
-        "SELECT provider, verdict, body, times, received_at FROM callbacks"
+        "SELECT provider, verdict, headers, body, times, received_at FROM callbacks"
         " WHERE tenant_id = $1 AND payment_id = $2 ORDER BY received_at",
         tenant_id,
         payment_id,
     )
     return [
-        KeptCallback(row["provider"], row["verdict"], row["body"], row["times"], row["received_at"]) for row in rows
+        KeptCallback(
+            provider=row["provider"],
+            verdict=row["verdict"],
+            headers=json.loads(row["headers"]),
+            body=row["body"],
+            times=row["times"],
+            received_at=row["received_at"],
+        )
+        for row in rows
     ]
 
 

@@ -1,0 +1,366 @@
+"""What may be told of an exchange with a provider. Nothing passes because nobody forbade it: all is made anew.
+
+Kept are common words of the trade, codes under the names that codes have, key names, our references as placeholders,
+and the amount that was asked for. Every other value is made up, of the same type and shape: letters become x, digits 1.
+Known secrets and numbers are looked for besides, in whatever is kept.
+"""
+
+import base64
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+
+from kobiri.domain.ids import ProviderReference
+from kobiri.domain.money import Money
+from kobiri.domain.msisdn import HIDING, ZAMBIA, Msisdn
+
+TEST_WALLET = Msisdn("260961234567")  # the number of all recordings
+LEFT_OUT = "left out"
+LEFT_OUT_PAGE = "<html>left out</html>"
+LEFT_OUT_WORD = "…"
+MAX_TEXT = 64
+MIN_SECRET = 3
+MIN_SURELY_SECRET = 8  # shorter ones may stand in a made-up value by chance
+
+# Words that name no person, place or key. A text is told in these words alone.
+WORDS = frozenset("""
+a about accepted access account active actor address after again alias allowed already ambiguous amount an and another
+any api applied approve approved are as at authenticated authentication authorized available b2b b2c balance balances
+barred basic be bearer been before being below birthdate body but by callback callbacks caller can canceled cancelled
+cannot channel check client closed code coll collect collection completed confirm confirmed contact content could
+countries country created creation credential credentials currencies currency customer daily data date debit declined
+delivered denied deposit deposits description details did disabled disb disbursement does doing due duplicate
+duplicated during encrypted enough enter entered environment error exceed exceeded exist exists expired expires
+external fail failed failure field financial firm for forbidden format found from funds gateway gender general get
+given go grade has hash have header headers host html http id ids in inactive incorrect initiated initiatee initiator
+input insufficient internal invalid ip is it json key large later less limit limited limits list locale login low made
+make mandatory match matched maximum message method minimum missing mmo mobile mode momo money more msisdn must name
+network no none normal not number oapi object occurred of off ok on one only open operation optional or order other
+our out outside paid parameter party password pay payee payer payment payments payout payouts pending permitted phone
+pin please possible post process processed processing product profile progress prohibited provided provider providers
+put queued rate reached reason receive received receiver recipient record reference refund refunded refunds refused
+registered registration reject rejected remaining request requested requests required resource response restricted
+result retry reversed route rule s salary same sandbox seconds see sender sent server service session shop short
+shortcode signature small status sub subscriber subscription success successful successfully supported sure system
+target temporarily test text than that the there this those timed timeout tip to token too transaction transfer trial
+try type unable unauthorized unavailable unexpected unknown unprocessable unspecified unsupported up used user uuid
+valid validation value values version wallet was went were with without wrong you your zm zmb zmw
+""".split())  # fmt: skip  # noqa: SIM905  # a list of three hundred would be a page of quotes
+
+CODED = frozenset({"code", "status", "reason", "error", "result", "state", "word"})  # the last word of such a name
+LASTING = frozenset({"expires_in"})
+WORD = re.compile(r"[^\W\d_]+")
+NAME = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,39}[0-9]{0,2}", re.ASCII)
+SEGMENT = re.compile(r"[A-Za-z](?:[A-Za-z_.-]|[0-9]{1,2}(?![0-9])){0,39}", re.ASCII)
+CODE = re.compile(r"[A-Z][A-Z_]{1,63}|[A-Z]{1,6}-?[0-9]{1,13}|-?[0-9]{1,6}", re.ASCII)
+MOBILE = re.compile(r"(?:[59][5-8]|7[5-9])[0-9]{7}", re.ASCII)
+SYMBOL = re.compile(r"[A-Z]{2,3}|[A-Z][0-9][A-Z]", re.ASCII)
+DECIMAL = re.compile(r"[0-9]{1,19}(?:\.[0-9]{1,18})?", re.ASCII)
+SECONDS = re.compile(r"[0-9]{1,6}", re.ASCII)
+STAMP = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{5,15}(?:Z|[+-][0-9:]{4,5})?", re.ASCII
+)  # its letters are no name
+DIGIT = re.compile(r"[0-9]", re.ASCII)
+PIECE = re.compile(r"([^\W\d_]+)|(\s+)|([.,:;!?()'/-])|(\d[\d.,:/-]*\d|.)", re.DOTALL)
+CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", re.ASCII)
+WALLET = re.compile(r"FRI:([0-9]{9,15})/MSISDN", re.ASCII)
+BETWEEN = r"[\s().-]{0,3}"
+MEDIA = frozenset({"application/json", "application/problem+json", "text/html", "text/plain", "application/xml"})
+CHARSET = re.compile(r"(?:; ?charset=(?:utf-8|UTF-8|iso-8859-1))?", re.ASCII)
+
+Document = dict[str, Any]
+
+
+class Redactor:
+    """Makes what may be told of one account's exchanges. The same value becomes the same made-up one throughout.
+
+    `secrets`: what is known and must not show, also nobody's secrets that tell who somebody is. `wallets`: the numbers
+    that the exchanges are about. `references`: our own, by the placeholder that stands for each. `amounts`: those that
+    may stand. `words`: known ones besides, such as the names of operators.
+    """
+
+    def __init__(
+        self,
+        *,
+        secrets: Iterable[str],
+        wallets: Iterable[Msisdn] = (),
+        references: Mapping[ProviderReference, str] | None = None,
+        amounts: Iterable[Money] = (),
+        words: Iterable[str] = (),
+    ) -> None:
+        self._words = WORDS.union(words)
+        wallets = tuple(wallets)
+        self._spellings = {
+            spelt: made
+            for wallet in wallets
+            for spelt, made in zip(_spellings(wallet), _spellings(TEST_WALLET), strict=False)
+        }
+        self._needles = {needle for secret in secrets for needle in _needles(secret)}
+        self._needles |= {wallet.national for wallet in wallets if wallet != TEST_WALLET}
+        self._references: dict[str, str] = {}
+        for reference, placeholder in (references or {}).items():
+            self._references[reference] = placeholder
+            self._references[reference.replace("-", "")] = placeholder.replace("}", "_hex}")
+        self._amounts = [Decimal(str(money)) for money in amounts]
+        self._ours = self._pattern(wallets)
+        self._made: dict[str, str] = {}
+        self._shapes: Counter[str] = Counter()
+        self._names: dict[str, str] = {}
+
+    def leaks(self, told: str) -> bool:
+        """Whether a whole document holds something that is known to be secret, in whichever spelling."""
+        plain = _plain(told)
+        return any(needle in plain for needle in self._needles if len(needle) >= MIN_SURELY_SECRET)
+
+    # --- the parts of an exchange -----------------------------------------------------------------------------------
+
+    def body(self, body: bytes) -> Document:
+        """`body` with what may be told of a JSON document, else `body_text` with what sort of text it was."""
+        if not body.strip():
+            return {"body_text": ""}
+        try:
+            read = json.loads(body, object_pairs_hook=_unique, parse_constant=_refuse)
+            return {"body": self.value("", read)}
+        except (ValueError, RecursionError):
+            return {"body_text": LEFT_OUT_PAGE if body.lstrip()[:1] == b"<" else LEFT_OUT}
+
+    def path(self, path: str) -> str:
+        """Path and query: the words of the path, the names of the query, our references, wallets and amounts."""
+        parts = urlsplit(path)
+        told = "/".join(self._segment(unquote(segment)) for segment in parts.path.split("/"))
+        pairs = [
+            (self._name(name, ours=True), self._asked(value))
+            for name, value in parse_qsl(parts.query, keep_blank_values=True)
+        ]
+        return told + (f"?{urlencode(pairs, safe='{}')}" if pairs else "")
+
+    def sent_headers(self, headers: Mapping[str, str], *, but: str | None) -> dict[str, str]:
+        """Our own headers: `*` for all but what says nothing of anybody. One whose value is `but` is left out."""
+        return {
+            self._name(name, ours=True): self._header(name, value)
+            for name, value in headers.items()
+            if value != but and name.lower() != "content-length"
+        }
+
+    def answered_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Those of an answer that say how to read it and when to come again; no other."""
+        told = {}
+        media, _, charset = headers.get("Content-Type", "").partition(";")
+        if media in MEDIA and CHARSET.fullmatch(f";{charset}" if charset else ""):
+            told["Content-Type"] = headers["Content-Type"]
+        if SECONDS.fullmatch(headers.get("Retry-After", "")):
+            told["Retry-After"] = headers["Retry-After"]
+        return told
+
+    def value(self, name: str, value: object) -> object:
+        """A JSON value under a key's name."""
+        match value:
+            case dict():
+                return {self._name(str(key)): self.value(str(key), inner) for key, inner in value.items()}
+            case list():
+                return [self.value(name, inner) for inner in value]
+            case bool() | None:
+                return value
+            case int() | float():
+                return self._number(name, value)
+            case _:
+                return self.text(name, str(value))
+
+    def text(self, name: str, text: str) -> str:
+        """A text under a key's name."""
+        if DECIMAL.fullmatch(text) and Decimal(text) in self._amounts and self._is_harmless(text):
+            return text
+        if (named := WALLET.fullmatch(text)) is not None:
+            return f"FRI:{self._spellings.get(named[1]) or self._make_up(named[1])}/MSISDN"
+        if (hidden := self._hidden(text)) is not None:
+            return hidden
+        pieces = self._ours.split(text)
+        if len(pieces) == 1:
+            return self._other(name, text)
+        told = [self._own(piece) if index % 2 else self._other(name, piece) for index, piece in enumerate(pieces)]
+        return "".join(told)
+
+    # --- what is kept, and what is made up --------------------------------------------------------------------------
+
+    def _name(self, name: str, *, ours: bool = False) -> str:
+        """A name as it is where our adapter wrote it, or where it has a known word in it."""
+        if NAME.fullmatch(name) and (ours or self._knows_one(CAMEL.findall(name))) and self._is_harmless(name):
+            return name
+        return self._names.setdefault(name, f"left_out_{len(self._names) + 1}")
+
+    def _knows_one(self, words: Iterable[str]) -> bool:
+        return any(word.lower() in self._words for word in words)
+
+    def _segment(self, text: str) -> str:
+        if not text:
+            return ""
+        if text.lower() in self._references:
+            return self._references[text.lower()]
+        return text if SEGMENT.fullmatch(text) and self._is_harmless(text) else "x"
+
+    def _asked(self, value: str) -> str:
+        known = self._references.get(value.lower()) or self._spellings.get(value)
+        if known is not None:
+            return known
+        amount = DECIMAL.fullmatch(value) and Decimal(value) in self._amounts
+        return value if (amount or SYMBOL.fullmatch(value)) and self._is_harmless(value) else "x"
+
+    def _header(self, name: str, value: str) -> str:
+        if value.lower() in self._references:
+            return self._references[value.lower()]
+        kept = name.lower() in ("content-type", "connection") or (
+            name.lower() in ("x-country", "x-currency") and SYMBOL.fullmatch(value)
+        )
+        return value if kept and self._is_harmless(value) else "*"
+
+    def _number(self, name: str, value: float) -> object:
+        text = str(value)
+        if (spelt := self._spellings.get(text)) is not None:
+            return int(spelt)
+        if isinstance(value, int) and SECONDS.fullmatch(text) and (_is_coded(name) or name in LASTING):
+            return value if self._is_harmless(text) else 1
+        if DECIMAL.fullmatch(text) and Decimal(text) in self._amounts and self._is_harmless(text):
+            return value
+        return int(self._make_up(text)) if isinstance(value, int) else 1.5
+
+    def _other(self, name: str, text: str) -> str:
+        """What is none of ours."""
+        words = WORD.findall(text)
+        plain = bool(words) and not any(character.isdigit() for character in text)
+        if plain and text.isascii() and all(word.lower() in self._words for word in words):
+            return self._told(text)
+        if STAMP.fullmatch(text) or (name in LASTING and SECONDS.fullmatch(text)):
+            return text if name in LASTING else DIGIT.sub("1", text)
+        if _is_coded(name) and CODE.fullmatch(text) and MOBILE.search(text) is None and self._is_harmless(text):
+            return text
+        is_sentence = any(character.isspace() for character in text.strip())
+        return self._told(text) if is_sentence and self._knows_one(words) else self._make_up(text)
+
+    def _told(self, text: str) -> str:
+        """A text in known words; `…` for each other part of it."""
+        told: list[str] = []
+        for word, space, mark, other in PIECE.findall(text):
+            kept = word if word.lower() in self._words else " " if space else mark or ("_" if other == "_" else "")
+            if kept or told[-1:] != [LEFT_OUT_WORD]:
+                told.append(kept or LEFT_OUT_WORD)
+        kept = "".join(told)
+        return kept if self._is_harmless(kept) else LEFT_OUT_WORD
+
+    def _own(self, text: str) -> str:
+        """One of our references, or a wallet's number with whatever separates its digits."""
+        if text.lower() in self._references:
+            return self._references[text.lower()]
+        digits = "".join(filter(str.isdigit, text))
+        made = self._spellings[digits]
+        if len(made) != len(digits):
+            return made
+        new = iter(made)
+        return "".join(next(new) if character.isdigit() else character for character in text)
+
+    def _hidden(self, text: str) -> str | None:
+        """A wallet's number of which the provider hides a part, hidden in the same places."""
+        if not HIDING.search(text) or not any(character.isdigit() for character in text):
+            return None
+        shown = HIDING.sub("*", text.removeprefix("+"))
+        for spelt, made in self._spellings.items():
+            same = len(spelt) == len(made) == len(shown)
+            if same and all(seen in ("*", digit) for seen, digit in zip(shown, spelt, strict=True)):
+                return "".join("*" if seen == "*" else digit for seen, digit in zip(shown, made, strict=True))
+        return None
+
+    def _make_up(self, text: str) -> str:
+        """A text of the same shape that says nothing: the same for the same text, another for another."""
+        if text not in self._made:
+            self._made[text] = _public_key(text) or self._shaped(text)
+        return self._made[text]
+
+    def _shaped(self, text: str) -> str:
+        shape = "".join(map(_made_up, text[:MAX_TEXT]))
+        self._shapes[shape] += 1
+        count = str(self._shapes[shape])
+        free = [index for index, character in enumerate(shape) if character in "xX1"][-len(count) :]
+        if count == "1" or len(free) < len(count):
+            return shape
+        made = list(shape)
+        for index, digit in zip(free, count, strict=True):
+            made[index] = digit if made[index] == "1" else chr(ord("a" if made[index] == "x" else "A") + int(digit))
+        return "".join(made)
+
+    def _is_harmless(self, text: str) -> bool:
+        plain = _plain(text)
+        return not any(needle in plain for needle in self._needles)
+
+    def _pattern(self, wallets: Iterable[Msisdn]) -> re.Pattern[str]:
+        """Finds our references and the wallets' numbers in a text, in one group."""
+        known = [re.escape(reference) for reference in self._references]
+        for wallet in wallets:
+            digits = BETWEEN.join(wallet.national)
+            country = rf"(?:\+|00)?{BETWEEN.join(ZAMBIA)}{BETWEEN}|0{BETWEEN}|" if wallet.country == "ZM" else r"\+|00|"
+            known.append(rf"(?<![0-9])(?:{country}){digits}(?![0-9])")
+        return re.compile(f"({'|'.join(known)})" if known else r"((?!))", re.IGNORECASE)
+
+
+def _spellings(wallet: Msisdn) -> tuple[str, ...]:
+    """The digits of a number as people and programs write them, always in the same order."""
+    here = wallet.national
+    both = (wallet.digits, f"00{wallet.digits}")
+    return both if here == wallet.digits else (*both, here, f"0{here}")
+
+
+def _needles(secret: str) -> set[str]:
+    """The spellings of a secret by which it is recognised once case and separators are gone."""
+    raw = secret.encode()
+    forms = [secret, secret[::-1], quote(secret, safe=""), json.dumps(secret)[1:-1], raw.hex()]
+    for ahead in range(3):  # as a part of something longer, wherever it begins there
+        coded = base64.b64encode(bytes(ahead) + raw).decode().rstrip("=")
+        forms.append(coded[(0, 2, 3)[ahead] : len(coded) - (0 if (ahead + len(raw)) % 3 == 0 else 1)])
+    plain = [_plain(form) for form in forms]
+    return {form for form in plain[:1] if len(form) >= MIN_SECRET} | {form for form in plain if len(form) > MIN_SECRET}
+
+
+def _plain(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))
+
+
+def _is_coded(name: str) -> bool:
+    words = CAMEL.findall(name)
+    return bool(words) and words[-1].lower() in CODED
+
+
+def _made_up(character: str) -> str:
+    if character.isdigit():
+        return "1"
+    if character.isalpha() or not character.isascii():
+        return "X" if character.isupper() else "x"
+    return character if character.isprintable() and character not in '{}<>"\\' else "x"
+
+
+def _public_key(text: str) -> str | None:
+    """Another public key of the same size, where the text is one; nobody has its private half."""
+    try:
+        key = load_der_public_key(base64.b64decode(text, validate=True))
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    if not isinstance(key, rsa.RSAPublicKey) or not 1024 <= key.key_size <= 4096:
+        return None
+    other = rsa.generate_private_key(65537, key.key_size).public_key()
+    return base64.b64encode(other.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    read = dict(pairs)
+    if len(read) != len(pairs):
+        raise ValueError("equal keys")
+    return read
+
+
+def _refuse(_constant: str) -> object:
+    raise ValueError("no JSON number")

@@ -1,0 +1,307 @@
+"""kobiri accounts record: an ordinary payment, told without secrets and numbers, at operators that tell too much."""
+
+import asyncio
+import base64
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from urllib.parse import quote
+
+import pytest
+from aiohttp import ClientSession, web
+
+from kobiri import app as kobiri_app
+from kobiri.providers import registry
+from kobiri.simulator import app as simulator_app
+from tests.cli.conftest import Cli
+from tests.conftest import TestDatabase
+from tests.providers import test_recordings as recordings
+
+PIN = "7394"
+NAME = "Chilufya Mutale"
+OTHERS = ("98765.43", "203.0.113.77", "0955873946", "kanary-cookie-93")
+NUMBERS = {"mtn": "0967654328", "airtel": "0977654328", "zamtel": "0957654328", "pawapay": "0967654329"}
+
+POST = """
+INSERT INTO callbacks (tenant_id, id, provider, verdict, payment_id, digest, headers, body)
+SELECT tenant_id, gen_random_uuid(), provider, 'hint', id, sha256($2), '{":method": "PUT"}', $2
+FROM payments WHERE id = $1
+"""
+
+
+def secrets_of(provider: str, environment: dict[str, str]) -> list[str]:
+    fields = registry.BY_ID[provider].spec.fields
+    return [
+        value for field in fields if field.secret and (value := environment.get(f"{provider}_{field.name}".upper()))
+    ]
+
+
+def encodings(secret: str) -> set[str]:
+    raw = secret.encode()
+    coded = (base64.b64encode(raw), base64.b64encode(b"user:" + raw))
+    return {secret, quote(secret, safe=""), raw.hex(), json.dumps(secret)[1:-1], *(each.decode() for each in coded)}
+
+
+def plain(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))
+
+
+class TalkativeOperators:
+    """The simulators, behind a door that adds to each answer all that must not be told."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+        self.tokens: set[str] = set()
+        self.requests = 0
+        self._loop = asyncio.new_event_loop()
+        self._runners: list[web.BaseRunner] = []
+        self.url = self._loop.run_until_complete(self._start())
+        self._thread = Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _start(self) -> str:
+        self._session = ClientSession(auto_decompress=False)
+        self._behind = await self._serve(
+            web.AppRunner(simulator_app.build(registry.simulators()), shutdown_timeout=0.5)
+        )
+        return await self._serve(web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.5))
+
+    async def _serve(self, runner: "web.BaseRunner") -> str:
+        self._runners.append(runner)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    async def _stop(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+        await self._session.close()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.requests += 1
+        body = await request.read()
+        heads = {name: value for name, value in request.headers.items() if name.lower() != "host"}
+        asked = self._session.request(
+            request.method, self._behind + request.path_qs, headers=heads, data=body or None, allow_redirects=False
+        )
+        async with asked as answer:
+            said = await answer.read()
+            provider = request.path.split("/")[1]
+            planted = plant(provider, said, secrets_of(provider, self.environment))
+            kind = answer.headers.get("Content-Type")
+            told = {
+                "Set-Cookie": OTHERS[3],
+                "X-Customer": NAME,
+                "X-Key": " ".join(secrets_of(provider, self.environment)),
+            }
+            if b"access_token" in planted:
+                self.tokens.add(json.loads(planted)["access_token"])
+            headers = told | ({"Content-Type": kind} if kind else {})
+            return web.Response(status=answer.status, body=planted, headers=headers)
+
+
+def plant(provider: str, said: bytes, secrets: list[str]) -> bytes:
+    """A JSON object with all that must not be told, in each dress, as values and as keys."""
+    try:
+        document = json.loads(said)
+    except ValueError:
+        return said
+    if not isinstance(document, dict):
+        return said
+    national = NUMBERS[provider].removeprefix("0")
+    spelt = [
+        f"260{national}",
+        f"+260 {national[:2]} {national[2:]}",
+        national,
+        f"FRI:260{national}/MSISDN",
+        f"0{national}",
+    ]
+    forms = sorted({form for secret in secrets for form in encodings(secret)})
+    document["extra"] = {
+        "user_name": NAME,
+        NAME: NAME,
+        "balance": OTHERS[0],
+        "ip": OTHERS[1],
+        "msisdn": OTHERS[2],
+        "number": int(national),
+        "message": f"{NAME} paid from {spelt[1]} with {OTHERS[0]} left; PIN {PIN}, {' '.join(forms)}",
+        **{form: form for form in (*forms, *spelt)},
+        "code": PIN,
+        "status": forms[0] if forms else PIN,
+        "reason": spelt[0],
+        "inner": [{"errorCode": form} for form in forms],
+    }
+    return json.dumps(document).encode()
+
+
+@pytest.fixture
+def operators() -> Iterator[TalkativeOperators]:
+    environment = kobiri_app.simulated_environment("http://127.0.0.1:1") | {"AIRTEL_PIN": PIN}
+    one = TalkativeOperators(environment)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def shop(cli: Cli, operators: TalkativeOperators) -> Cli:
+    """`kobiri` with a merchant, and the platform's accounts at these operators."""
+    cli.environment |= operators.environment
+    cli.environment |= {f"{provider}_BASE_URL".upper(): f"{operators.url}/{provider}" for provider in registry.BY_ID}
+    cli.text("tenants", "create", "shop")
+    return cli
+
+
+def process(cli: Cli, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in cli.environment.items() if value is not None}
+    return subprocess.run(
+        [sys.executable, "-m", "kobiri", *arguments], env={**os.environ, **environment}, text=True, capture_output=True,
+        check=False, timeout=60, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def assert_told_nothing(told: str, provider: str, operators: TalkativeOperators) -> None:
+    """`told`: all that was printed and written, and the names of the files."""
+    hidden = {NAME, "Chilufya", "Mutale", *OTHERS, NUMBERS[provider].removeprefix("0"), *operators.tokens}
+    hidden |= {form for secret in secrets_of(provider, operators.environment) for form in encodings(secret)}
+    flat = plain(told)
+    found = [text for text in hidden if plain(text) in flat]
+    assert not found, told
+
+
+@pytest.mark.parametrize("provider", registry.BY_ID)
+def test_a_collection_is_told_without_secrets_and_replays(
+    shop: Cli, operators: TalkativeOperators, database: TestDatabase, tmp_path: Path, provider: str
+) -> None:
+    entry, out = registry.BY_ID[provider], tmp_path / "out"
+    out.mkdir()
+    base = ("accounts", "record", "--platform", provider, "--mode", "test", "--out", str(out))
+    said = shop.text(*base, "--check")
+    done = process(shop, *base, "shop", "--collect", "3.00", "--from", NUMBERS[provider])
+    assert done.returncode == 0, done.stderr
+    (row,) = asyncio.run(database.fetch("SELECT id::text, provider_reference::text, status, provider FROM payments"))
+    assert (row["status"], row["provider"]) == ("SUCCESSFUL", provider)
+
+    posted = [
+        one for one in recordings.all_of(entry) if one.operation == "callback" and one.means["outcome"] == "Succeeded"
+    ]
+    if posted:
+        body = json.dumps(posted[0].request.body)
+        for ours, theirs in ((recordings.REFERENCE, row["provider_reference"]), ("260961234567", NUMBERS[provider])):
+            body = body.replace(ours, theirs).replace(ours.replace("-", ""), theirs.replace("-", ""))
+        planted = plant(provider, body.encode(), secrets_of(provider, operators.environment))
+        asyncio.run(database.fetch(POST, row["id"], planted))
+    again = shop.run("accounts", "record", "--payment", row["id"], "--out", str(out), "--json")
+    assert again.exit_code == 0, again.output
+
+    files = sorted(out.iterdir())
+    told = "".join(f"{path.name}\n{path.read_text()}\n" for path in files)
+    screens = (said + done.stdout + done.stderr + again.output).replace(row["id"], "").replace(str(out), "")
+    assert_told_nothing(screens + told, provider, operators)
+
+    found = {one.operation for path in files for one in recordings.read(path)}
+    askable = entry.spec.operations["collection"].status_query != "none"
+    assert found == {"token", "send"} | ({"find"} if askable else set()) | ({"callback"} if posted else set())
+    for path in files:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        for one in recordings.read(path):
+            assert one.means, path.name
+            asyncio.run(recordings.replay(entry, one))
+
+
+def test_it_is_an_ordinary_payment(shop: Cli, database: TestDatabase, tmp_path: Path) -> None:
+    """T1, T2, events and books; no second one beside it."""
+    base = ("accounts", "record", "shop", "--platform", "mtn", "--mode", "test", "--out", str(tmp_path))
+    shop.json(*base, "--collect", "3.00", "--from", NUMBERS["mtn"])
+    (payment,) = asyncio.run(database.fetch("SELECT id::text, mode, status, attempt, amount_minor FROM payments"))
+    assert (payment["mode"], payment["status"], payment["attempt"], payment["amount_minor"]) == (
+        "test",
+        "SUCCESSFUL",
+        1,
+        300,
+    )
+    told = asyncio.run(
+        database.fetch("SELECT type, actor FROM events WHERE subject_id = $1 ORDER BY id", payment["id"])
+    )
+    assert [row["type"] for row in told] == ["payment.created", "payment.accepted", "payment.succeeded"]
+    assert {row["actor"] for row in told} == {"operator:cli"}
+    assert asyncio.run(database.value("SELECT count(*) FROM ledger_entries WHERE payment_id = $1", payment["id"])) == 2
+
+
+def test_files_are_new_ones_and_never_overwritten(shop: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mtn-token-200.json").write_text("mine")
+    base = ("accounts", "record", "--platform", "mtn", "--check", "--out", str(tmp_path))
+    names = [Path(path).name for _ in range(2) for path in shop.json(*base)["files"]]
+    assert len(set(names)) == len(names)
+    assert (tmp_path / "mtn-token-200.json").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "mtn-token-200.json"])
+
+
+def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_asked_for(
+    shop: Cli, operators: TalkativeOperators, tmp_path: Path
+) -> None:
+    out = ("--out", str(tmp_path))
+    collect = ("--collect", "3.00", "--from", NUMBERS["mtn"])
+    for code, *arguments in (
+        ("usage", "shop", "main", "--check"),
+        ("usage", "shop", "main", "--check", "--out", str(tmp_path / "nothing")),
+        ("usage", "shop", "main", *out),
+        ("usage", "shop", "main", "--check", *collect, *out),
+        ("usage", "shop", "main", "--collect", "3.00", *out),
+        ("usage", "shop", "main", "--platform", "mtn", "--check", *out),
+        ("usage", "--platform", "mtn", *collect, *out),
+        ("usage", "shop", "--check", *out),
+        ("not_found", "shop", "main", "--check", *out),
+        ("not_found", "nobody", "main", "--check", *out),
+        ("not_found", "--payment", "019b76da-8c3c-7f20-8000-0a1b2c3d4e5f", *out),
+        ("unprocessable", "--payment", "nonsense", *out),
+        ("unprocessable", "--platform", "nobody", "--check", *out),
+        ("unconfirmed", "shop", "--platform", "mtn", *collect, *out),
+        ("invalid_number", "shop", "--platform", "mtn", "--collect", "3.00", "--from", "123", *out),
+        ("invalid_amount", "shop", "--platform", "mtn", "--collect", "-3", "--from", NUMBERS["mtn"], *out),
+        (
+            "no_route",
+            "shop",
+            "--platform",
+            "mtn",
+            "--mode",
+            "test",
+            "--collect",
+            "3.00",
+            "--from",
+            NUMBERS["airtel"],
+            *out,
+        ),
+    ):
+        assert shop.refusal("accounts", "record", *arguments)[0] == code, arguments
+    assert list(tmp_path.iterdir()) == []
+    assert operators.requests == 0
+
+
+def test_a_merchant_with_accounts_of_its_own_does_not_pay_into_the_platforms(shop: Cli, tmp_path: Path) -> None:
+    fields = {name.removeprefix("MTN_").lower(): value for name, value in shop.environment.items() if value is not None}
+    names = {field.name for field in registry.BY_ID["mtn"].spec.fields}
+    file = tmp_path / "mtn.json"
+    file.write_text(json.dumps({name: value for name, value in fields.items() if name in names}))
+    shop.environment["KOBIRI_MASTER_KEYS"] = f"one:{base64.b64encode(bytes(32)).decode()}"
+    url = shop.environment["MTN_BASE_URL"] or ""
+    shop.text("accounts", "set", "shop", "mtn", "--mode", "test", "--base-url", url, "--file", str(file))
+    out = tmp_path / "out"
+    out.mkdir()
+    rest = ("--mode", "test", "--collect", "3.00", "--from", NUMBERS["mtn"], "--out", str(out))
+    code, sentence = shop.refusal("accounts", "record", "shop", "--platform", "mtn", *rest)
+    assert code == "no_route"
+    assert "accounts of its own" in sentence
+    document = shop.json("accounts", "record", "shop", "main", *rest)
+    assert "SUCCESSFUL" in document["said"]
+    assert document["files"]
