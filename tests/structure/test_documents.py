@@ -70,11 +70,16 @@ def _commands(text: str) -> list[list[str]]:
 
 
 def _assert_command(words: list[str], document: str) -> None:
-    """Every word up to the first option or argument must be a command; `a|b` names several."""
+    """Every word up to the first option or argument must be a command; `a|b` names several. It has all its options."""
     command = get_command(app)
-    for word in words:
+    for index, word in enumerate(words):
         known = getattr(command, "commands", None)
-        if known is None or not re.fullmatch(r"[a-z|-]+", word) or word.startswith("-"):
+        if known is None:
+            options = {name for option in command.params for name in option.opts} | {"--help"}
+            unknown = {word for word in words[index:] if re.match(r"--[a-z]", word)} - options
+            assert not unknown, f"{document}: kobiri {' '.join(words)} has no {unknown}"
+            return
+        if not re.fullmatch(r"[a-z|-]+", word) or word.startswith("-"):
             return
         for name in word.split("|"):
             assert name in known, f"{document}: kobiri {' '.join(words)}"

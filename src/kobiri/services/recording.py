@@ -398,6 +398,8 @@ class _Notebook:
         for name in ("outage", "askable", "firm"):
             if hasattr(said, name):
                 told[name] = getattr(said, name)
+        if (unlisted := getattr(said, "unlisted", None)) is not None:
+            told["unlisted"] = self._redactor.text("code", unlisted)
         match said:
             case Succeeded():
                 their_id = said.provider_transaction_id
