@@ -81,7 +81,18 @@ MEANING: dict[str, Meaning] = {
     code: meaning for meaning, codes in MEANS.items() for code in codes.split()
 } | dict.fromkeys(by_code(GATEWAY, COLLECTION, PAYOUT), "failed")
 WORDS = (None, "SUCCESS", "TS", "TF", "TE", "TIP", "TI", "TA", "TR", "?")
-SECOND = (None, "ESB000010", "ESB000001", "ESB000008", "ESB000011", "ESB000033", "ESB000041", "ESB000045", "ESB000099")
+SECOND = (
+    None,
+    "ESB000010",
+    "DP00800001001",
+    "ESB000001",
+    "ESB000008",
+    "ESB000011",
+    "ESB000033",
+    "ESB000041",
+    "ESB000045",
+    "ESB000099",
+)
 
 
 def answer(word: str | None, codes: tuple[str | None, str | None], named: object = ID, success: object = None) -> bytes:
