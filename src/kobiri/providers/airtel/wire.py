@@ -74,6 +74,7 @@ SIGNING_SECRET_BYTES = 69  # the base64 of a 32-byte key, a colon, the base64 of
 PADDINGS = ("pkcs1", "oaep-sha1", "oaep-sha256", "oaep-sha256-mgf1-sha1")
 OVERHEAD_BYTES = dict(zip(PADDINGS, (11, 2 * 20 + 2, 2 * 32 + 2, 2 * 32 + 2), strict=True))
 
+WORDS = frozenset({None, "SUCCESS", "TS", "TF", "TE", "TIP", "TI", "TA"})
 # Codes: README 6. Both products number their answers alike, in two series. Collections have a second numbering, seen
 # until 2023: DP008001nnn is not DP00800001nnn with a zero less, so each of its codes is listed by itself.
 NEUTRAL = frozenset({"ESB000010"})  # the gateway has done its work: no word about the payment
@@ -214,7 +215,10 @@ class _Told:
     @property
     def unknown(self) -> Unknown:
         told = " ".join(word for word in (self.word, self.code) if word)
-        return _unclear(self.http_status, self.body, f"HTTP {self.http_status} {told}".rstrip())
+        unknown = _unclear(self.http_status, self.body, f"HTTP {self.http_status} {told}".rstrip())
+        if self.http_status not in (HTTPStatus.OK, HTTPStatus.BAD_REQUEST):
+            return unknown  # of a gateway's or a page's words none is listed
+        return replace(unknown, unlisted=self.unlisted if self.word in WORDS else self.word)
 
     def is_about(self, reference: ProviderReference) -> bool:
         return _reference(self.transaction) == reference
@@ -432,11 +436,11 @@ def read_refund(status: int, body: bytes) -> Outcome | TokenRefused:
 
 
 def read_collection_status(status: int, body: bytes, reference: ProviderReference) -> Finding | TokenRefused:
-    return _read_status(status, body, reference, COLLECTION_REASONS)
+    return _read_status(status, body, reference, COLLECTION_REASONS, ambiguous=AMBIGUOUS)
 
 
 def read_payout_status(status: int, body: bytes, reference: ProviderReference) -> Finding | TokenRefused:
-    return _read_status(status, body, reference, PAYOUT_REASONS)
+    return _read_status(status, body, reference, PAYOUT_REASONS, ambiguous=None)  # it may be paid twice: README 4 [I]
 
 
 def _open(status: int, body: bytes, believed: tuple[int, ...]) -> _Told | TokenRefused | Unknown:
@@ -472,8 +476,9 @@ def _first(
 
 
 def _read_status(
-    status: int, body: bytes, reference: ProviderReference, reasons: Mapping[str, FailureCode]
+    status: int, body: bytes, reference: ProviderReference, reasons: Mapping[str, FailureCode], *, ambiguous: str | None
 ) -> Finding | TokenRefused:
+    """What an enquiry says. `ambiguous`: the code of doubt beside which a failure is one when it is repeated."""
     told = _open(status, body, (HTTPStatus.OK, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND))
     if not isinstance(told, _Told):
         return told
@@ -484,8 +489,8 @@ def _read_status(
         return told.unknown
     if not told.is_about(reference):
         return Unknown("the answer is about another reference", outage=False)
-    if told.word == "TF" and set(told.codes) & (PAID | DOUBT | DUPLICATE) == {AMBIGUOUS}:
-        return Doubtful(FailureCode.PROVIDER_ERROR, AMBIGUOUS)
+    if told.word == "TF" and set(told.codes) & (PAID | DOUBT | DUPLICATE) == {ambiguous}:
+        return Doubtful(FailureCode.PROVIDER_ERROR, ambiguous)
     return _verdict(told, reasons) or told.unknown
 
 
@@ -577,7 +582,7 @@ def _reference(transaction: Object) -> ProviderReference | None:
 # --- callbacks ----------------------------------------------------------------------------------------------
 
 
-CALLBACK_WORDS = frozenset({"TS", "TF", "TE", "TIP", "TI", "TA"})
+CALLBACK_WORDS = WORDS - {None, "SUCCESS"}
 
 
 class _Callback(msgspec.Struct):
@@ -617,7 +622,7 @@ def read_callback(body: bytes) -> CallbackWord:
     return CallbackWord(reference, _callback_says(word, transaction), money=None, payer=None, direction=None)
 
 
-def _callback_says(word: str, transaction: Object) -> Accepted | Succeeded | Declined:
+def _callback_says(word: str | None, transaction: Object) -> Accepted | Succeeded | Declined:
     """By the tables of the enquiry. Words and codes that contradict each other mean nothing yet: README 8."""
     codes = readable(lambda told: _codes(told.get("code")), transaction)
     if codes is None:
