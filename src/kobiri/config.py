@@ -96,6 +96,7 @@ class Settings(BaseSettings):
     mtn_webhook_secret: SecretStr | None = None
     mtn_webhook_secret_previous: SecretStr | None = None
     mtn_timeout_seconds: Seconds = 10
+    mtn_deadline_seconds: Seconds | None = None
 
     # The operator: where new cases for a person are posted, signed by Standard Webhooks
     operator_webhook_url: SecretStr | None = None
@@ -126,6 +127,7 @@ class Settings(BaseSettings):
     pawapay_webhook_secret: SecretStr | None = None
     pawapay_webhook_secret_previous: SecretStr | None = None
     pawapay_timeout_seconds: Seconds = 5
+    pawapay_deadline_seconds: Seconds | None = None
 
     # Airtel Money: the platform's account, in the same way.
     airtel_enabled: bool = True
@@ -148,6 +150,7 @@ class Settings(BaseSettings):
     airtel_webhook_secret: SecretStr | None = None
     airtel_webhook_secret_previous: SecretStr | None = None
     airtel_timeout_seconds: Seconds = 8
+    airtel_deadline_seconds: Seconds | None = None
 
     # Payments
     idempotency_required: bool = True

@@ -917,9 +917,9 @@ def test_the_spec_declares_everything(entry: registry.Registration) -> None:
     assert spec.base_url.startswith("https://")
     assert spec.name
     assert all((spec.networks, spec.operations, spec.fields))
-    assert 0 < spec.answer_within_s <= spec.deadline_s
-    askable = all(operation.status_query != "none" for operation in spec.operations.values())
-    assert not askable or spec.deadline_s == spec.answer_within_s  # longer only where a call is never cut short
+    assert 0 < spec.answer_within_s <= (spec.deadline_s or spec.answer_within_s)
+    askable = any(operation.status_query != "none" for operation in spec.operations.values())
+    assert (spec.deadline_s is None) == askable  # longer by itself only where a call is never cut short
     assert all(operation.dedupes or not operation.repeats for operation in spec.operations.values())
     names = [one.name for one in spec.fields]
     assert len(set(names)) == len(names)
@@ -946,13 +946,23 @@ def test_every_field_has_its_setting(entry: registry.Registration) -> None:
         setting = known.get(f"{prefix}_{one.name}")
         assert setting is not None, f"{prefix}_{one.name}".upper()
         assert not one.secret or SecretStr in getattr(setting.annotation, "__args__", ()), one.name
-    for name in ("enabled", "base_url", "mode", "webhook_secret", "webhook_secret_previous", "timeout_seconds"):
+    for name in ("enabled", "base_url", "mode", "webhook_secret", "webhook_secret_previous", "timeout_seconds",
+                 "deadline_seconds"):  # fmt: skip
         assert f"{prefix}_{name}" in known, f"{prefix}_{name}".upper()
     values: dict[str, Any] = {f"{prefix}_{name}": value for name, value in registry.simulated_values()[prefix].items()}
     account = registry.platform_account(Settings(**values), entry.spec)
     assert account is not None
     assert account.answer_within_s == entry.spec.answer_within_s
-    assert account.deadline_s == entry.spec.deadline_s
+    assert account.deadline_s == (entry.spec.deadline_s or entry.spec.answer_within_s)
+    for client_s, provider_s, gets_s in ((2, None, entry.spec.deadline_s or 2), (2, 30, 30), (40, 30, 40)):
+        limits: dict[str, Any] = {
+            "timeout_seconds": client_s,
+            **({"deadline_seconds": provider_s} if provider_s else {}),
+        }
+        named = {f"{prefix}_{name}": value for name, value in limits.items()}
+        account = registry.platform_account(Settings(**values, **named), entry.spec)
+        assert account is not None
+        assert (account.answer_within_s, account.deadline_s) == (client_s, gets_s)
 
 
 @each_provider

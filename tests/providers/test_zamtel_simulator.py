@@ -474,7 +474,7 @@ async def account_at(sim: Zamtel) -> AsyncIterator[ZamtelProvider]:
         callback_url=None,
         webhook_secrets=(),
         answer_within_s=SPEC.answer_within_s,
-        deadline_s=SPEC.deadline_s,
+        deadline_s=120,
         max_connections=20,
     )
     provider = ZamtelProvider(account)

@@ -162,7 +162,7 @@ def make_spec(
         signs_callbacks=False,
         fields=(),
         answer_within_s=10,
-        deadline_s=10,
+        deadline_s=None,
         status_reads_per_s=status_reads_per_s,
     )
 

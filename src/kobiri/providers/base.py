@@ -59,9 +59,10 @@ class ProviderSpec:
     `base_url`: where an account is that names none. `known_mode` tells what is documented of a base URL: "test", no
     real money moves there; "live", it does; None, nobody has said so.
     `networks`: whose wallets it reaches. A kind of movement that is not in `operations` is not offered.
-    `answer_within_s`: what a client waits for an answer. `deadline_s`: what the provider gets; longer only where there
-    is no status query, for such a call is never cut short. `status_reads_per_s`: how often it wants to be asked; None:
-    it does not say.
+    `answer_within_s`: what a client waits for an answer. `deadline_s`: what the provider gets, where that is longer:
+    the call goes on then, and the client is told that it is on its way. None: as long, and then it is asked. Without a
+    status query it must be long, for such a call is never cut short. `status_reads_per_s`: how often it wants to be
+    asked; None: it does not say.
     """
 
     id: str
@@ -73,7 +74,7 @@ class ProviderSpec:
     signs_callbacks: bool
     fields: tuple[Field, ...]
     answer_within_s: float
-    deadline_s: float
+    deadline_s: float | None
     status_reads_per_s: float | None
 
 

@@ -100,6 +100,8 @@ def account(
     if any(complete[field.name] is None and not field.optional for field in spec.fields):
         return None
     known = {name: value for name, value in complete.items() if value is not None}
+    answer_within_s = _answer_within_s(settings, spec)
+    deadline_s = getattr(settings, f"{spec.id}_deadline_seconds", None) or spec.deadline_s or answer_within_s
     modes = {"live", "test"} if mode == "both" else {mode}
     return Account(
         base_url=base_url,
@@ -107,10 +109,8 @@ def account(
         values=known,
         callback_url=callback_url,
         webhook_secrets=webhook_secrets,
-        answer_within_s=_answer_within_s(settings, spec),
-        deadline_s=max(
-            getattr(settings, f"{spec.id}_deadline_seconds", None) or spec.deadline_s, _answer_within_s(settings, spec)
-        ),
+        answer_within_s=answer_within_s,
+        deadline_s=max(deadline_s, answer_within_s),
         max_connections=settings.provider_max_connections,
     )
 

@@ -77,7 +77,7 @@ async def create(
     road = route.roads[0]
     payment = _new_payment(caller, order, road, sends_now=not respond_async)
     event = created(payment, "caller" if order.network else "prefix", route.passed_over)
-    first_run_in = timedelta(0) if respond_async else submission.lease(road, payment)
+    first_run_in = timedelta(0) if respond_async else submission.lease(road)
     recorded = await _record(gateway, caller, _Entry(payment, use, event, author, first_run_in))
     if isinstance(recorded, UsedKey):
         return _replay(gateway, recorded, use)
@@ -94,8 +94,8 @@ async def create(
             answer=lambda after: _answer(gateway, use, after),
         )
     )
-    if any(submission.outlives_the_client(each, payment) for each in route.roads):
-        # The payer types the PIN while that call hangs: it goes on, the client is told that it is on its way.
+    if any(map(submission.outlives_the_client, route.roads)):
+        # The payer may type the PIN while that call hangs: it goes on, the client is told that it is on its way.
         await asyncio.wait({sending}, timeout=road.account.answer_within_s)
         if not sending.done():
             return await _answer_meanwhile(gateway, use, recorded.payment)

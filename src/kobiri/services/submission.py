@@ -116,7 +116,7 @@ async def switch(
     event = rerouted(payment, after, reason, passed_over)
     try:
         async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
-            return await payments.switch_road(tx, payment, after, reason, event, author, lease(road, payment))
+            return await payments.switch_road(tx, payment, after, reason, event, author, lease(road))
     except (CommitUnknown, LockTimeout):
         try:
             async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
@@ -135,7 +135,7 @@ async def begin(gateway: Gateway, road: Road, payment: Payment, author: Author) 
     """Commit that a payment may be sent now by its road. None: somebody else came first, or the lease ended."""
     try:
         async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
-            return await payments.begin_attempt(tx, payment, lease(road, payment))
+            return await payments.begin_attempt(tx, payment, lease(road))
     except CommitUnknown:
         take_back(gateway, replace(payment, attempt=payment.attempt + 1, version=payment.version + 1), author)
         raise
@@ -165,19 +165,17 @@ def take_back(gateway: Gateway, allowed: Payment, author: Author) -> None:
     gateway.calls.start(write())
 
 
-def lease(road: Road, payment: Payment) -> timedelta:
-    """How long the right to send this payment by this road lasts."""
-    return timedelta(seconds=_longest_s(road, payment) + LEASE_MARGIN_S)
+def lease(road: Road) -> timedelta:
+    """How long the right to send a payment by this road lasts."""
+    return timedelta(seconds=road.account.deadline_s + LEASE_MARGIN_S)
 
 
-def outlives_the_client(road: Road, payment: Payment) -> bool:
-    """Whether the call goes on after the client was answered, because the provider cannot be asked afterwards."""
-    return _longest_s(road, payment) > road.account.answer_within_s
+def outlives_the_client(road: Road) -> bool:
+    """Whether a call goes on after the client was answered.
 
-
-def _longest_s(road: Road, payment: Payment) -> float:
-    askable = road.operation(payment.kind).status_query != "none"
-    return road.account.answer_within_s if askable else road.account.deadline_s
+    It must where the provider cannot be asked afterwards; elsewhere a late answer may be wanted for a firm word.
+    """
+    return road.account.deadline_s > road.account.answer_within_s
 
 
 async def _call(gateway: Gateway, road: Road, payment: Payment, committed_at: float, ends_at: float) -> Outcome:
@@ -185,9 +183,9 @@ async def _call(gateway: Gateway, road: Road, payment: Payment, committed_at: fl
         return NotSent("this process is stopping", outage=False)
     if time.monotonic() - committed_at > SEND_AT_ONCE_S:
         return NotSent("this process was held up", outage=False)
-    within_s = _longest_s(road, payment) if outlives_the_client(road, payment) else ends_at - time.monotonic()
+    within_s = road.account.deadline_s if outlives_the_client(road) else ends_at - time.monotonic()
     # What dedupes may be repeated for a while, and still not after the time that the commit told.
-    dedupes, lease_s = road.operation(payment.kind).dedupes, lease(road, payment).total_seconds()
+    dedupes, lease_s = road.operation(payment.kind).dedupes, lease(road).total_seconds()
     try:
         async with gateway.calls.track():
             return await road.send(

@@ -71,7 +71,7 @@ SPEC = ProviderSpec(
         Field("callback_key", "Callback authentication: the portal's private key", secret=True, optional=True),
     ),
     answer_within_s=8,
-    deadline_s=8,
+    deadline_s=None,
     status_reads_per_s=None,
 )
 

@@ -62,7 +62,7 @@ SPEC = ProviderSpec(
         Field("payout_call", "Payouts by MTN's call", default="transfer", choices=("transfer", "deposit")),
     ),
     answer_within_s=10,
-    deadline_s=10,
+    deadline_s=None,
     status_reads_per_s=10,  # README 7 [D]
 )
 

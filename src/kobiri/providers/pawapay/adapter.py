@@ -50,7 +50,7 @@ SPEC = ProviderSpec(
         Field("callback_public_key", "Callbacks: pawaPay's public key in PEM; asked for when left out", optional=True),
     ),
     answer_within_s=5,
-    deadline_s=5,
+    deadline_s=None,
     status_reads_per_s=None,
 )
 
