@@ -601,6 +601,8 @@ def test_no_answer_raises(status: int, content: bytes) -> None:
         wire.read_collection_status(status, content, REFERENCE),
         wire.read_payout_status(status, content, REFERENCE),
     ):
+        unlisted = getattr(told, "unlisted", None)
+        assert unlisted in (None, "?") or wire.CODE.fullmatch(unlisted)
         match told:
             case Succeeded(provider_transaction_id=kept) | Declined(provider_code=kept):
                 assert kept is None or (kept.isprintable() and 1 <= len(kept) <= 64)

@@ -190,7 +190,8 @@ def at_first(seen: Seen) -> object:
         return Accepted(unlisted=seen.new)
     if seen.word in (None, "TF", "TE") and seen.firm:
         return Declined(seen.reason, seen.first, unlisted=seen.new)  # type: ignore[arg-type]
-    if seen.place == "payout" and seen.word == "TS" and seen.success_is_told and "going on" not in seen.meanings:
+    paid = seen.word == "TS" and seen.success_is_told and "going on" not in seen.meanings
+    if seen.place == "payout" and paid and not (seen.new and seen.success is False):
         return Succeeded(THEIRS, unlisted=seen.new)
     good = seen.first is not None and MEANING[seen.first] in ("paid", "going on") and "doubt" not in seen.meanings
     clear = seen.word in ("SUCCESS", "TS", "TIP", "TI") and seen.success_is_told
@@ -215,7 +216,7 @@ ANSWERED: tuple[Place, ...] = ("collection", "payout", "refund", "collection sta
 @pytest.mark.parametrize("place", ANSWERED)
 def test_every_word_beside_every_code(place: Place) -> None:
     for word, code, second in product(WORDS, (None, *MEANING), SECOND):
-        for success in (None, True, False) if place == "refund" else (True,):
+        for success in (None, True, False) if place in ("payout", "refund") else (False,):
             told = read(place, 200, answer(word, (code, second), success=success))
             where = Seen(place, word, (code, second), success)
             wanted = expected(where)
@@ -283,6 +284,16 @@ def test_what_is_strange_is_no_outage(name: str) -> None:
         told = json.loads(callback(word, "DP00800001006"))
         told["transaction"]["code"] = STRANGE[2]
         assert wire.read_callback(json.dumps(told).encode()).finding == Accepted()
+
+
+@pytest.mark.parametrize("content", ['"x"', "[]", "7", "true", '{"transaction": []}', '{"transaction": "x"}'])
+def test_a_body_of_another_shape_is_no_outage(content: str) -> None:
+    for place, name in product(ANSWERED, ("data", "status")):
+        for body in (f'{{"{name}": {content}}}', f'{{"data": {{"transaction": {content}}}, "{name}": {content}}}'):
+            for status in (200, 400):
+                told = read(place, status, body.encode())
+                assert isinstance(told, Unknown), (place, body)
+                assert not told.outage, (place, body)
 
 
 def test_a_code_that_cannot_be_read_is_not_taken_for_none() -> None:

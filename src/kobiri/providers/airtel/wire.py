@@ -412,7 +412,9 @@ def read_payout(status: int, body: bytes, reference: ProviderReference) -> Outco
     if not isinstance(told, _Told):
         return told
     first = _first(told, reference, PAYOUT_REASONS, NOT_AT_FIRST_OUT)
-    clear = told.word == "TS" and not told.has(AGAINST | PENDING)
+    # `success` false stands beside real successes too; beside a code that nobody listed, asking is safer than guessing.
+    unsure = told.has(AGAINST | PENDING) or (told.unlisted is not None and told.success is False)
+    clear = told.word == "TS" and not unsure
     paid = clear and status == HTTPStatus.OK and told.is_about(reference)
     return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted) if paid else first
 
