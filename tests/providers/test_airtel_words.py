@@ -260,7 +260,9 @@ def test_what_names_nobody_is_no_word_about_us_but_to_the_request_itself(named: 
 @pytest.mark.parametrize("status", [201, 202, 302, 403, 408, 409, 429, 500, 502, 503])
 def test_by_another_http_status_nothing_is_settled(status: int) -> None:
     for place, word, code in product(ANSWERED, WORDS, (None, *MEANING)):
-        assert isinstance(read(place, status, answer(word, (code, None), success=True)), Unknown), (place, word, code)
+        told = read(place, status, answer(word, (code, None), success=True))
+        assert isinstance(told, Unknown), (place, word, code)
+        assert told.unlisted is None, (place, word, code)  # a gateway's words are in no table
 
 
 def test_a_success_comes_by_http_200_alone() -> None:
