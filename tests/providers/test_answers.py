@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.outcome import Unknown
 from kobiri.providers.airtel import wire as airtel
-from kobiri.providers.answers import cut, unclear
+from kobiri.providers.answers import MAX_WORD, cut, own_word, unclear
 from kobiri.providers.mtn import wire as mtn
 from kobiri.providers.pawapay import wire as pawapay
 from kobiri.providers.zamtel import wire as zamtel
@@ -151,3 +151,43 @@ def test_a_500_about_one_number_is_no_outage_in_a_question_either() -> None:
 def test_spaces_are_no_part_of_a_word(said: str) -> None:
     assert cut(said) == "MP-1"
     assert cut(" ") is None
+
+
+SECRETS = ("canary-secret", "2468", "canary-secret-longer")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (200, b'{"access_token": "t0ken", "expires_in": 3600}', "HTTP 200"),
+        (403, b'{"status_message": "IP address not allowed: 192.0.2.7", "status_code": "ROUTER007"}',
+         "HTTP 403: ROUTER007, IP address not allowed: 192.0.2.7"),
+        (200, b'{"status": {"response_code": "DP00900001013", "message": "Pin 2468 is wrong", "success": false}}',
+         "HTTP 200: DP00900001013, Pin … is wrong"),
+        (400, b'{"error": {"code": 17, "message": "canary-secret-longer"}}',
+         "HTTP 400: 17, …"),
+        (400, b'{"message": "of +260971234567 by 8a3f0e52-6f43-4a0e-9a56-1d1f6f1a7a10"}',
+         "HTTP 400: of … by …"),
+        (502, b"<html><head><title>502</title></head>\r\n<b>Bad\tGateway</b></html>", "HTTP 502: 502 Bad Gateway"),
+        (200, b"", "HTTP 200"),
+        (200, b"[1, 2]", "HTTP 200: [1, 2]"),
+    ],
+)  # fmt: skip
+def test_a_providers_own_word_is_told_without_what_is_secret(status: int, body: bytes, told: str) -> None:
+    assert own_word(status, body, SECRETS) == told
+
+
+@given(st.binary() | st.text().map(lambda said: json.dumps({"message": said}).encode()), st.sampled_from(SECRETS))
+def test_whatever_is_said_a_word_is_one_short_line_without_secrets(body: bytes, secret: str) -> None:
+    filler = b'"}' if body.startswith(b"{") else b""
+    for said in (body, body.removesuffix(filler) + secret.encode() + filler):
+        word = own_word(200, said, SECRETS)
+        assert len(word) <= len("HTTP 200: ") + MAX_WORD
+        assert word.isprintable()
+        assert secret not in word
+
+
+def test_a_secret_at_the_edge_of_what_is_shown_does_not_show_in_part() -> None:
+    for before in range(MAX_WORD - 30, MAX_WORD + 5):
+        body = json.dumps({"message": "a " * (before // 2) + "canary-secret"}).encode()
+        assert "canary" not in own_word(200, body, SECRETS)

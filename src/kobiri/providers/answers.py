@@ -180,11 +180,12 @@ def own_word(status: int, body: bytes, secrets: Iterable[str]) -> str:
         places = [answer, *(place for name in HOLDING if isinstance(place := answer.get(name), dict))]
         found = (place.get(name) for place in places for name in TELLING)
         told = [word for word in found if isinstance(word, str)]
-    word = ", ".join(dict.fromkeys(" ".join(each.split()) for each in told if each.strip()))
+    shown = ", ".join(dict.fromkeys(" ".join(each.split()) for each in told if each.strip()))
+    shown = "".join(filter(str.isprintable, shown))
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= SHORTEST_SECRET:
-            word = word.replace(secret, "…")
-    shown = "".join(filter(str.isprintable, HIDDEN.sub("…", word)))
+            shown = shown.replace(secret, "…")
+    shown = HIDDEN.sub("…", shown)
     if len(shown) > MAX_WORD:
         shown = shown[: MAX_WORD - 1] + "…"
     return f"HTTP {status}: {shown}" if shown else f"HTTP {status}"
