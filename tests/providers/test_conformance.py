@@ -58,6 +58,7 @@ from kobiri.providers.base import (
     Request,
     Unreadable,
 )
+from kobiri.simulator.dialects import Dialect
 from tests.conftest import Simulator
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +79,12 @@ KINDS = [
     pytest.param(entry, kind, id=f"{entry.spec.id}-{kind}")
     for entry in registry.PROVIDERS
     for kind in entry.spec.operations
+]
+DIALECTS = [
+    pytest.param(entry, dialect, id=f"{entry.spec.id}-{name}")
+    for entry in registry.PROVIDERS
+    for name, dialect in registry.simulated_dialects()[entry.spec.id].items()
+    if dialect != Dialect()  # the usual one has the whole suite
 ]
 each_provider = pytest.mark.parametrize("entry", PROVIDERS)
 each_kind = pytest.mark.parametrize(("entry", "kind"), KINDS)
@@ -111,6 +118,11 @@ class Bench:
     spec: ProviderSpec
     provider: Provider
     simulator: Simulator
+    dialect: Dialect = Dialect()
+
+    def unread(self, kind: Kind, said: Answered) -> bool:
+        """Whether it is said in words that prove nothing, as this dialect has them: a person settles it."""
+        return kind in self.dialect.unread and isinstance(said, Unknown) and not said.askable
 
     async def request(self, kind: Kind) -> Request:
         """A fresh one; for a refund its collection has succeeded before."""
@@ -221,13 +233,18 @@ async def open_bench(simulator: Simulator) -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
         async def opened(
-            entry: registry.Registration, *, url: str | None = None, callback_url: str | None = None, **values: str
+            entry: registry.Registration,
+            *,
+            url: str | None = None,
+            callback_url: str | None = None,
+            dialect: Dialect = Dialect(),
+            **values: str,
         ) -> Bench:
             base_url = f"{url or simulator.url}/{entry.spec.id}"
-            provider = entry.build(account_of(entry.spec, base_url, callback_url, **values))
+            provider = entry.build(account_of(entry.spec, base_url, callback_url, **{**dialect.values, **values}))
             stack.push_async_callback(provider.close)
-            bench = Bench(entry.spec, provider, simulator)
-            await bench.configure({"prompt_ms": 10})
+            bench = Bench(entry.spec, provider, simulator, dialect)
+            await bench.configure({"prompt_ms": 10, **dialect.options})
             return bench
 
         yield opened
@@ -251,11 +268,14 @@ class Relay:
     simulator: Simulator
     session: aiohttp.ClientSession
     instead: Callable[[str, int, bytes], tuple[int, bytes]] = lambda _operation, status, body: (status, body)
+    bearer: str | None = None  # the next token to pass is taken for this one
     heard: list[tuple[str, str, Mapping[str, str], bytes]] = field(default_factory=list)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
         kept = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "connection")}
+        if self.bearer is not None and kept.get("Authorization", "").startswith("Bearer "):
+            kept["Authorization"], self.bearer = f"Bearer {self.bearer}", None
         url = self.simulator.url + request.path_qs
         async with self.session.request(request.method, url, headers=kept, data=body or None) as answer:
             answered = await answer.read()
@@ -296,8 +316,11 @@ async def test_it_succeeds_and_the_money_moves_once(entry: registry.Registration
     request = await bench.request(kind)
     said = await bench.outcome(request)
 
-    assert isinstance(said, Succeeded), said
-    assert agrees(payment_of(request), said)
+    if kind in bench.dialect.unread:
+        assert bench.unread(kind, said), said
+    else:
+        assert isinstance(said, Succeeded), said
+        assert agrees(payment_of(request), said)
     [movement] = await bench.moved(kind)
     assert movement["charged"] == 1
     assert Money.read(movement["amount"], movement["currency"]) == request.money  # to the last ngwee
@@ -316,6 +339,8 @@ async def test_who_does_not_pay_is_told_apart(
     said = await bench.outcome(request)
 
     assert await bench.moved(kind) == []
+    if bench.unread(kind, said):
+        return
     if isinstance(said, Unknown):  # it may not know what became of a prompt, if nobody could ask: a person settles it
         assert declared(entry.spec, kind).status_query == "none"
         assert (decision, said.askable) == ("expire", False)
@@ -562,6 +587,24 @@ async def test_a_refused_token_is_fetched_anew_and_the_request_sent_once_more_at
 
 
 @each_kind
+async def test_a_token_that_is_forgotten_over_there_is_fetched_anew(
+    entry: registry.Registration, kind: Kind, open_bench: Open, relay: tuple[Relay, str]
+) -> None:
+    stand, url = relay
+    bench = await open_bench(entry, url=url)
+    request = await with_tokens(bench, kind)
+    await bench.clear()
+    stand.bearer = "one-of-yesterday"
+    outcome = await bench.send(request)
+    if declared(entry.spec, kind).dedupes:
+        assert isinstance(outcome, Accepted | Succeeded), outcome
+        assert (await bench.arrived("token"), await bench.arrived(OPERATIONS[kind])) == (1, 2)
+    else:
+        assert isinstance(outcome, Unknown), outcome
+        assert await bench.arrived(OPERATIONS[kind]) == 1
+
+
+@each_kind
 async def test_a_token_that_ends_is_replaced(entry: registry.Registration, kind: Kind, open_bench: Open) -> None:
     bench = await open_bench(entry)
     request = await with_tokens(bench, kind)
@@ -679,6 +722,16 @@ class Door:
             await asyncio.sleep(POLL_S)
         return self.got
 
+    async def last_word(self, bench: Bench, request: Request) -> tuple[Callback, CallbackWord]:
+        """What tells how it ended; what came about others, or on the way, is passed over."""
+        number = 0
+        while True:
+            callback = (await self.wait(number + 1))[number]
+            word = bench.provider.read_callback(callback)
+            if word.reference == request.reference and not isinstance(word.finding, Accepted):
+                return callback, word
+            number += 1
+
 
 @pytest.fixture
 async def door() -> AsyncIterator[tuple[Door, str]]:
@@ -712,13 +765,10 @@ async def test_its_callback_is_read_and_its_signature_checked(
     came, url = door
     bench = await called_back(open_bench, entry, url, kind)
     request = await bench.request(kind)
-    before = len(await came.wait(1)) if kind == "refund" else 0
     await bench.fault(kind="payer", operation=OPERATIONS[kind], decision=decision, prompt_ms=10)
     await bench.outcome(request)
-    callback = (await came.wait(before + 1))[before]
-    word = bench.provider.read_callback(callback)
+    callback, word = await came.last_word(bench, request)
 
-    assert word.reference == request.reference
     assert isinstance(word.finding, Succeeded if decision == "approve" else Declined)
     assert word.money in (None, request.money)
     assert word.payer in (None, number_of(request).digits)
@@ -905,6 +955,60 @@ async def test_no_secret_is_told(
     logged = "\n".join(f"{record.getMessage()} {record.exc_text} {record.__dict__}" for record in ours)
     assert told_secrets("\n".join(told), secret) == []
     assert told_secrets(logged, secret) == []
+
+
+# --- in every dialect -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("entry", "dialect"), DIALECTS)
+async def test_what_can_differ_by_dialect_holds_in_each(
+    entry: registry.Registration,
+    dialect: Dialect,
+    open_bench: Open,
+    relay: tuple[Relay, str],
+    door: tuple[Door, str],
+) -> None:
+    benches: dict[str, Bench] = {}
+
+    async def opened(one: registry.Registration, *, url: str | None = None, **how: Any) -> Bench:
+        """The same account as before; a new one only behind an address of its own, where tokens are what matters."""
+        if url is not None:
+            return await open_bench(one, dialect=dialect, url=url, **how)
+        known = repr(sorted(how.items()))
+        if known not in benches:
+            benches[known] = await open_bench(one, dialect=dialect, **how)
+        return benches[known]
+
+    async def each_kind_in(case: Callable[..., Awaitable[None]], **given: Any) -> None:
+        for kind in entry.spec.operations:
+            await (await opened(entry)).clear()
+            came.got.clear()
+            try:
+                await case(entry, kind, open_bench=opened, **given)
+            except pytest.skip.Exception:  # the usual dialect's own test says why
+                pass
+            except BaseException as error:
+                error.add_note(f"{case.__name__}, {kind}, {given}")
+                raise
+
+    came, _ = door
+    await each_kind_in(test_it_succeeds_and_the_money_moves_once)
+    for decision in ("reject", "expire", "no_funds"):
+        await each_kind_in(test_who_does_not_pay_is_told_apart, decision=decision)
+    if not dialect.unread:  # there it is charged, and nobody knows: the first case
+        await each_kind_in(test_a_reference_sent_again_moves_nothing)
+        await each_kind_in(test_a_lost_answer_is_found_again)
+    await each_kind_in(test_what_it_never_heard_of_is_not_found_as_declared)
+    await each_kind_in(test_a_token_that_is_forgotten_over_there_is_fetched_anew, relay=relay)
+    for decision in ("approve", "reject"):
+        await each_kind_in(test_its_callback_is_read_and_its_signature_checked, decision=decision, door=door)
+    await each_kind_in(_unsigned, door=door)
+    await test_a_check_tells_whether_the_account_is_taken(entry, opened)
+
+
+async def _unsigned(entry: registry.Registration, kind: Kind, open_bench: Open, door: tuple[Door, str]) -> None:
+    if kind == "collection":
+        await test_what_is_not_signed_is_not_genuine(entry, open_bench, door)
 
 
 # --- what is declared -------------------------------------------------------------------------------------------------

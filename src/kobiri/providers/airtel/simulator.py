@@ -30,6 +30,7 @@ from msgspec import Meta
 from kobiri.simulator import faults as f
 from kobiri.simulator.answers import Refused, garbled, json_answer, peek, same
 from kobiri.simulator.books import Kind as Booked
+from kobiri.simulator.dialects import Dialect
 from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
 from kobiri.simulator.stage import CallbackOrder, Change, Options, OrderError, Outgoing, Stage
 from kobiri.simulator.wallets import Opening, holder, left
@@ -167,6 +168,95 @@ ACCOUNT_VALUES: Final[Mapping[str, str]] = {
 REFUSING: Final[Mapping[str, object]] = {"open_credentials": False}
 # Account values with which callbacks must be signed.
 SIGNED_VALUES: Final[Mapping[str, str]] = {"callback_key": "simulated-callback-key"}
+
+# How Airtel may behave: the usual way, the other side of each dispute, and the strangest ways that can hold together.
+# The strangest share an account, so that one may follow another. With signatures a 1024-bit key has no room for
+# OAEP with SHA-256.
+_SIGNED: Final[Mapping[str, object]] = {"signing": "required"}
+_SIGNS: Final[Mapping[str, str]] = {"sign_messages": "on"}
+_STRANGE_OPTIONS: Final[Mapping[str, object]] = {
+    "expires_in_as": "number",
+    "token_refusal": "401",
+    "collection_versions": ["v2"],
+    "payout_versions": ["v3"],
+    "refund_versions": ["v2"],
+    "pin_key": "static",
+    "pin_padding": "oaep-sha256",
+    "sign_padding": "oaep-sha1",
+    "signing": "required",
+    "status_code_as": "number",
+    "first_word": "Success.",
+    "first_id": "false",
+    "pending_as": "bare",
+    "success_beside_ts": False,
+    "success_beside_tf": True,
+    "duplicate_code": "1017",
+    "id_hyphens": "refused",
+    "callback_hash": "compact",
+    "callback_on": "all",
+}
+_STRANGE_VALUES: Final[Mapping[str, str]] = {
+    "collection_version": "v2",
+    "payout_version": "v3",
+    "refund_version": "v2",
+    "pin_key": STATIC_PIN_KEY,
+    "pin_padding": "oaep-sha256",
+    "sign_padding": "oaep-sha1",
+    "sign_messages": "on",
+}
+DIALECTS: Final[Mapping[str, Dialect]] = {
+    "usual": Dialect(),
+    "a token's life is a number": Dialect({"expires_in_as": "number"}),
+    "an old token is refused with 401": Dialect({"token_refusal": "401"}),
+    "version 1 alone": Dialect({"collection_versions": ["v1"], "payout_versions": ["v2"], "refund_versions": ["v1"]}),
+    "collections of version 2": Dialect({"collection_versions": ["v2"]}, {"collection_version": "v2"}),
+    "payouts of version 3": Dialect({"payout_versions": ["v3"]}, {"payout_version": "v3"}),
+    "refunds of version 2": Dialect({"refund_versions": ["v2"]}, {"refund_version": "v2"}),
+    "a static key for the PIN": Dialect({"pin_key": "static"}, {"pin_key": STATIC_PIN_KEY}),
+    "all signed": Dialect(_SIGNED, _SIGNS),
+    "OAEP with SHA-1": Dialect({**_SIGNED, "pin_padding": "oaep-sha1"}, {**_SIGNS, "pin_padding": "oaep-sha1"}),
+    "OAEP with SHA-256": Dialect(
+        {**_SIGNED, "pin_padding": "oaep-sha256", "key_bits": 2048}, {**_SIGNS, "pin_padding": "oaep-sha256"}
+    ),
+    "OAEP with SHA-256 and MGF1 with SHA-1": Dialect(
+        {**_SIGNED, "pin_padding": "oaep-sha256-mgf1-sha1", "key_bits": 2048},
+        {**_SIGNS, "pin_padding": "oaep-sha256-mgf1-sha1"},
+    ),
+    "signatures padded with PKCS 1": Dialect(
+        {**_SIGNED, "pin_padding": "oaep-sha1", "sign_padding": "pkcs1"},
+        {**_SIGNS, "pin_padding": "oaep-sha1", "sign_padding": "pkcs1"},
+    ),
+    "signatures padded with OAEP and SHA-1": Dialect(
+        {**_SIGNED, "sign_padding": "oaep-sha1"}, {**_SIGNS, "sign_padding": "oaep-sha1"}
+    ),
+    "signatures padded with OAEP and SHA-256": Dialect(
+        {**_SIGNED, "sign_padding": "oaep-sha256", "key_bits": 2048}, {**_SIGNS, "sign_padding": "oaep-sha256"}
+    ),
+    "signatures padded with OAEP, SHA-256 and MGF1 with SHA-1": Dialect(
+        {**_SIGNED, "sign_padding": "oaep-sha256-mgf1-sha1", "key_bits": 2048},
+        {**_SIGNS, "sign_padding": "oaep-sha256-mgf1-sha1"},
+    ),
+    "a status' code is a number": Dialect({"status_code_as": "number"}),
+    "the short numbering": Dialect({"numbering": "short"}),
+    "paid has the code of what is in progress": Dialect({"paid_code": "1006"}),
+    "paid has a code that nobody listed": Dialect({"paid_code": "1099"}),
+    "success has the gateway's code alone": Dialect({"codes_of_success": "result_code"}),
+    "the first word ends with a full stop": Dialect({"first_word": "Success."}),
+    "the first answer names no id": Dialect({"first_id": "false"}),
+    "what is in progress has two fields": Dialect({"pending_as": "bare"}),
+    "paid and no success": Dialect({"success_beside_ts": False}),
+    "failed and a success": Dialect({"success_beside_tf": True}),
+    "refunded and no success": Dialect({"success_beside_refund": False}, unread=frozenset({"refund"})),
+    "a repeated payout is 1017": Dialect({"duplicate_code": "1017"}),
+    "ids without hyphens": Dialect({"id_hyphens": "refused"}),
+    "callbacks are hashed without spaces": Dialect({"callback_hash": "compact"}),
+    "callbacks before the end": Dialect({"callback_on": "all"}),
+    "callbacks have no code": Dialect({"callback_code": False}),
+    "strangest: few codes": Dialect(
+        {**_STRANGE_OPTIONS, "codes_of_success": "result_code", "numbering": "short"}, _STRANGE_VALUES
+    ),
+    "strangest: odd codes": Dialect({**_STRANGE_OPTIONS, "paid_code": "1099"}, _STRANGE_VALUES),
+}
 
 
 def callbacks_to(url: str) -> Mapping[str, object]:

@@ -24,6 +24,7 @@ from msgspec import Meta
 from kobiri.simulator import faults as f
 from kobiri.simulator.answers import Refused, garbled, header_text, json_answer, peek, same
 from kobiri.simulator.books import Kind
+from kobiri.simulator.dialects import Dialect
 from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
 from kobiri.simulator.stage import CallbackOrder, Change, Options, OrderError, Outgoing, Stage
 from kobiri.simulator.wallets import Opening, holder, left
@@ -192,6 +193,29 @@ ACCOUNT_VALUES: Final[Mapping[str, str]] = {
 REFUSING: Final[Mapping[str, object]] = {"open_credentials": False}
 # Account values with which callbacks must be signed: MTN signs none.
 SIGNED_VALUES: Final[Mapping[str, str]] = {}
+
+# How MTN may behave: the usual way, the other side of each dispute, and the strangest that can hold together.
+DIALECTS: Final[Mapping[str, Dialect]] = {
+    "usual": Dialect(),
+    "no body with the question for a token": Dialect({"body_on_token": "refused"}),
+    "a wrong login is 500": Dialect({"login_error": "500"}),
+    "a reason is an object": Dialect({"reason_as": "object"}),
+    "callbacks by PUT": Dialect({"callback_method": "PUT"}),
+    "refunds of what was paid": Dialect({"refund_check": "paid"}),
+    "refunds together no more than what was paid": Dialect({"refund_check": "sum"}),
+    "deposits": Dialect(values={"payout_call": "deposit"}),
+    "strangest": Dialect(
+        {
+            "body_on_token": "refused",
+            "login_error": "500",
+            "reason_as": "object",
+            "callback_method": "PUT",
+            "callback_retry_ms": [300],
+            "refund_check": "sum",
+        },
+        {"payout_call": "deposit"},
+    ),
+}
 
 
 def callbacks_to(_url: str) -> Mapping[str, object]:

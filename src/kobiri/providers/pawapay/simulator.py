@@ -23,6 +23,7 @@ from msgspec import Meta
 from kobiri.simulator import faults as f
 from kobiri.simulator.answers import Refused, garbled, json_answer, peek, same
 from kobiri.simulator.books import Kind
+from kobiri.simulator.dialects import Dialect
 from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
 from kobiri.simulator.stage import CallbackOrder, Change, Options, OrderError, Outgoing, Stage
 from kobiri.simulator.wallets import Opening, left
@@ -140,6 +141,18 @@ ACCOUNT_VALUES: Final[Mapping[str, str]] = {"api_token": "simulated-api-token-01
 REFUSING: Final[Mapping[str, object]] = {"api_tokens": ["another"]}
 # Account values with which callbacks must be signed.
 SIGNED_VALUES: Final[Mapping[str, str]] = {"callback_signatures": "required"}
+
+# How pawaPay may behave: the usual way, the other side of each dispute, and the strangest that can hold together.
+DIALECTS: Final[Mapping[str, Dialect]] = {
+    "usual": Dialect(),
+    "a refund refused in the words of version 1": Dialect({"refund_words": "v1"}),
+    "signatures in DER": Dialect({"callback_signatures": "der"}),
+    "digests with SHA-256": Dialect({"callback_digest": "sha-256"}),
+    "limits in a list": Dialect({"limits_as": "list"}),
+    "strangest": Dialect(
+        {"refund_words": "v1", "callback_signatures": "der", "callback_digest": "sha-256", "limits_as": "list"}
+    ),
+}
 
 
 def callbacks_to(url: str) -> Mapping[str, object]:

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from kobiri.simulator import faults as f
 from kobiri.simulator.answers import Refused, header_text, json_answer, same
+from kobiri.simulator.dialects import Dialect
 from kobiri.simulator.prompts import Requests, Verdict, Words, faulted
 from kobiri.simulator.stage import HANG_POLL_S, CallbackOrder, OrderError, Outgoing, Stage, drop
 
@@ -77,6 +78,17 @@ ACCOUNT_VALUES: Final[Mapping[str, str]] = {
 REFUSING: Final[Mapping[str, object] | None] = None
 # Account values with which callbacks must be signed: there are none.
 SIGNED_VALUES: Final[Mapping[str, str]] = {}
+
+# How Zamtel may behave: the usual way, the other side of each dispute, and the strangest that can hold together.
+DIALECTS: Final[Mapping[str, Dialect]] = {
+    "usual": Dialect(),
+    "nobody is charged who hung up": Dialect({"charge_after_hangup": False}),
+    "a code is a number": Dialect({"code_as": "number"}),
+    # Seen in payouts alone; nobody knows whether a collection's answer may have it.
+    "a code is called StatusCode": Dialect({"code_as": "StatusCode"}, unread=frozenset({"collection"})),
+    "no code at all": Dialect({"code_as": "message"}, unread=frozenset({"collection", "payout"})),
+    "strangest": Dialect({"code_as": "number"}),  # who hung up and is charged is the usual way
+}
 
 
 def callbacks_to(_url: str) -> None:
