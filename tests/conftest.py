@@ -8,7 +8,9 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -23,6 +25,7 @@ from kobiri import embedded
 from kobiri.config import Settings
 from kobiri.domain.api_key import SCOPES
 from kobiri.providers import registry
+from kobiri.providers.base import ProviderSpec
 from kobiri.services import tenants
 from kobiri.services.tenants import NewKey
 from kobiri.simulator import app as simulator_app
@@ -243,6 +246,11 @@ async def db(database: TestDatabase) -> AsyncIterator[Database]:
     opened = await Database.open(database.dsn, pool_size=8)
     yield opened
     await opened.close()
+
+
+def simulator_of(spec: ProviderSpec) -> ModuleType:
+    """What a provider's simulator brings for tests: see docs/providers.md, section 5."""
+    return import_module(f"kobiri.providers.{spec.id}.simulator")
 
 
 @dataclass

@@ -15,7 +15,6 @@ from kobiri.providers.base import Account, Build, ProviderSpec, refused_mode
 from kobiri.providers.mtn import adapter as mtn
 from kobiri.providers.pawapay import adapter as pawapay
 from kobiri.providers.zamtel import adapter as zamtel
-from kobiri.simulator.dialects import Dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +43,6 @@ def simulators() -> dict[str, Callable[[Any], Any]]:
 def simulated_values() -> dict[str, Mapping[str, str]]:
     """Account values that each provider's simulator takes, as it stands without any options."""
     return {entry.spec.id: _simulator(entry.spec).ACCOUNT_VALUES for entry in PROVIDERS}
-
-
-def simulated_dialects() -> dict[str, Mapping[str, Dialect]]:
-    """How each provider may behave where sources disagree, by a name in plain words."""
-    return {entry.spec.id: _simulator(entry.spec).DIALECTS for entry in PROVIDERS}
 
 
 def platform_account(settings: Settings, spec: ProviderSpec) -> Account | None:

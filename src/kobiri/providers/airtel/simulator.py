@@ -170,8 +170,8 @@ REFUSING: Final[Mapping[str, object]] = {"open_credentials": False}
 SIGNED_VALUES: Final[Mapping[str, str]] = {"callback_key": "simulated-callback-key"}
 
 # How Airtel may behave: the usual way, the other side of each dispute, and the strangest ways that can hold together.
-# The strangest share an account, so that one may follow another. With signatures a 1024-bit key has no room for
-# OAEP with SHA-256.
+# The strangest hide one another's codes. They share an account, so that one may follow another. A 1024-bit key has no
+# room for a signature under OAEP with SHA-256.
 _SIGNED: Final[Mapping[str, object]] = {"signing": "required"}
 _SIGNS: Final[Mapping[str, str]] = {"sign_messages": "on"}
 _STRANGE_OPTIONS: Final[Mapping[str, object]] = {
@@ -240,6 +240,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "the short numbering": Dialect({"numbering": "short"}),
     "paid has the code of what is in progress": Dialect({"paid_code": "1006"}),
     "paid has a code that nobody listed": Dialect({"paid_code": "1099"}),
+    "each failure has the ambiguous code": Dialect({"failure_code": "1000"}, doubtful=True),
     "success has the gateway's code alone": Dialect({"codes_of_success": "result_code"}),
     "the first word ends with a full stop": Dialect({"first_word": "Success."}),
     "the first answer names no id": Dialect({"first_id": "false"}),
@@ -255,7 +256,10 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "strangest: few codes": Dialect(
         {**_STRANGE_OPTIONS, "codes_of_success": "result_code", "numbering": "short"}, _STRANGE_VALUES
     ),
-    "strangest: odd codes": Dialect({**_STRANGE_OPTIONS, "paid_code": "1099"}, _STRANGE_VALUES),
+    "strangest: odd codes": Dialect({**_STRANGE_OPTIONS, "paid_code": "1099", "callback_code": False}, _STRANGE_VALUES),
+    "strangest: failures in doubt": Dialect(
+        {**_STRANGE_OPTIONS, "paid_code": "1006", "failure_code": "1000"}, _STRANGE_VALUES, doubtful=True
+    ),
 }
 
 
