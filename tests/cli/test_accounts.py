@@ -115,6 +115,7 @@ def test_the_platforms_accounts_are_checked_by_the_same_command(cli: Cli, mtn: s
         assert checked["taken"]
         assert checked["facts"]["base_url"] == simulated[f"{provider.upper()}_BASE_URL"]
         assert checked["facts"]["mode"] == "live, test"
+        assert checked["facts"]["waits"].startswith("the client ")
         assert any(told.startswith("HTTP ") for told in checked["facts"].values())
         told = cli.text("accounts", "check", "--platform", provider) + json.dumps(checked)
         assert not [name for name in secret & set(simulated) if simulated[name] in told]

@@ -185,6 +185,7 @@ async def ask(provider: Provider) -> Checked:
         "base_url": account.base_url,
         "mode": ", ".join(sorted(account.modes)) or "none: real money moves at this address",
         "kinds": ", ".join(sorted(kinds_of(provider.spec, account))),
+        "waits": f"the client {account.answer_within_s:g} s, the provider gets {account.deadline_s:g} s",
         **checked.facts,
     }
     return replace(checked, facts=facts)
