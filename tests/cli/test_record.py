@@ -4,12 +4,13 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import quote
 
 import pytest
@@ -58,6 +59,9 @@ class TalkativeOperators:
         self.environment = environment
         self.tokens: set[str] = set()
         self.requests = 0
+        self.page = False  # a request for money is answered with a page, once it has arrived
+        self.slow_s = 0.0  # or late
+        self.asked_for_money = Event()
         self._loop = asyncio.new_event_loop()
         self._runners: list[web.BaseRunner] = []
         self.url = self._loop.run_until_complete(self._start())
@@ -98,6 +102,13 @@ class TalkativeOperators:
         async with asked as answer:
             said = await answer.read()
             provider = request.path.split("/")[1]
+            if is_money := request.method == "POST" and "token" not in request.path:
+                self.asked_for_money.set()
+                await asyncio.sleep(self.slow_s)
+            if is_money and self.page:
+                forms = " ".join(form for one in secrets_of(provider, self.environment) for form in encodings(one))
+                page = f"<html>{NAME} {OTHERS} {NUMBERS[provider]} {forms} {PIN}</html>"
+                return web.Response(status=502, text=page, content_type="text/html")
             planted = plant(provider, said, secrets_of(provider, self.environment))
             kind = answer.headers.get("Content-Type")
             told = {
@@ -305,3 +316,58 @@ def test_a_merchant_with_accounts_of_its_own_does_not_pay_into_the_platforms(sho
     document = shop.json("accounts", "record", "shop", "main", *rest)
     assert "SUCCESSFUL" in document["said"]
     assert document["files"]
+
+
+def test_a_page_in_the_place_of_an_answer_is_left_out_whole(
+    shop: Cli, operators: TalkativeOperators, tmp_path: Path
+) -> None:
+    operators.page = True
+    base = ("accounts", "record", "shop", "--platform", "mtn", "--mode", "test", "--out", str(tmp_path))
+    said = shop.run(*base, "--collect", "3.00", "--from", NUMBERS["mtn"])
+    assert "SUCCESSFUL" in said.output  # it had arrived, and is asked about
+    (one,) = recordings.read(tmp_path / "mtn-collection-send-502.json")
+    assert one.answer is not None
+    assert one.answer.body_text == "<html>left out</html>"
+    assert one.means["outcome"] == "Unknown"
+    asyncio.run(recordings.replay(registry.BY_ID["mtn"], one))
+    assert_told_nothing("".join(path.read_text() for path in tmp_path.iterdir()), "mtn", operators)
+
+
+def test_what_cannot_be_sent_is_the_workers_and_no_file(shop: Cli, database: TestDatabase, tmp_path: Path) -> None:
+    shop.environment["MTN_BASE_URL"] = "http://127.0.0.1:9/mtn"
+    base = ("accounts", "record", "shop", "--platform", "mtn", "--mode", "test", "--out", str(tmp_path), "--wait", "5")
+    done = shop.run(*base, "--collect", "3.00", "--from", NUMBERS["mtn"])
+    assert done.exit_code == 0, done.output
+    assert "nothing could be sent yet" in done.stderr
+    assert "there is no file" in done.stdout
+    (row,) = asyncio.run(database.fetch("SELECT status, next_run_at IS NOT NULL AS due, account_id FROM payments"))
+    assert (row["status"], row["due"], row["account_id"]) == ("PENDING", True, None)
+
+
+@pytest.mark.parametrize("during", ["send", "wait"])
+def test_ctrl_c_leaves_the_payment_to_the_worker_and_the_files_so_far(
+    shop: Cli, operators: TalkativeOperators, database: TestDatabase, tmp_path: Path, during: str
+) -> None:
+    operators.slow_s = 2.0 if during == "send" else 0.0
+    arguments = ("accounts", "record", "shop", "--platform", "mtn", "--mode", "test", "--out", str(tmp_path))
+    environment = {name: value for name, value in shop.environment.items() if value is not None}
+    with subprocess.Popen(
+        [sys.executable, "-m", "kobiri", *arguments, "--collect", "3.00", "--from", "0960000453"],  # nobody answers
+        env={**os.environ, **environment}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as running:  # fmt: skip
+        assert running.stderr is not None
+        if during == "send":
+            assert operators.asked_for_money.wait(30)
+        else:
+            assert "on its way" in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=30)
+    assert running.returncode == 130, err
+    assert "the worker follows it" in err
+    assert "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mtn-collection-send-202.json", "mtn-token-200.json"]
+    assert "mtn-collection-send-202.json" in out
+    (row,) = asyncio.run(
+        database.fetch("SELECT status, accepted_at IS NOT NULL AS taken, next_run_at IS NOT NULL AS due FROM payments")
+    )
+    assert (row["status"], row["taken"], row["due"]) == ("PENDING", True, True)
