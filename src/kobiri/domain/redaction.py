@@ -32,27 +32,35 @@ MIN_SURELY_SECRET = 8  # shorter ones may stand in a made-up value by chance
 
 # Words that name no person, place or key. A text is told in these words alone.
 WORDS = frozenset("""
-a about accepted access account active actor address after again alias allowed already ambiguous amount an and another
-any api applied approve approved are as at authenticated authentication authorized available b2b b2c balance balances
-barred basic be bearer been before being below birthdate body but by callback callbacks caller can canceled cancelled
-cannot channel check client closed code coll collect collection completed confirm confirmed contact content could
-countries country created creation credential credentials currencies currency customer daily data date debit declined
-delivered denied deposit deposits description details did disabled disb disbursement does doing due duplicate
-duplicated during encrypted enough enter entered environment error exceed exceeded exist exists expired expires
-external fail failed failure field financial firm for forbidden format found from funds gateway gender general get
-given go grade has hash have header headers host html http id ids in inactive incorrect initiated initiatee initiator
-input insufficient internal invalid ip is it json key large later less limit limited limits list locale login low made
-make mandatory match matched maximum message method minimum missing mmo mobile mode momo money more msisdn must name
-network no none normal not number oapi object occurred of off ok on one only open operation optional or order other
-our out outside paid parameter party password pay payee payer payment payments payout payouts pending permitted phone
-pin please possible post process processed processing product profile progress prohibited provided provider providers
-put queued rate reached reason receive received receiver recipient record reference refund refunded refunds refused
-registered registration reject rejected remaining request requested requests required resource response restricted
-result retry reversed route rule s salary same sandbox seconds see sender sent server service session shop short
-shortcode signature small status sub subscriber subscription success successful successfully supported sure system
-target temporarily test text than that the there this those timed timeout tip to token too transaction transfer trial
-try type unable unauthorized unavailable unexpected unknown unprocessable unspecified unsupported up used user uuid
-valid validation value values version wallet was went were with without wrong you your zm zmb zmw
+a about accepted access account active actor address after again agent alias allowed already ambiguous amount an and
+another any api applied approval approve approved approver are as at attributes audience authenticated authentication
+authorized available b2b b2c balance balances bank barred basic batch be bearer been before begin being below biller
+birthdate body branch but by call callback callbacks caller can canceled cancelled cannot category channel charge
+charged charges check client closed code coll collect collection comment commission company completed completion
+config configuration confirm confirmed consent contact content correlation correspondent could countries country
+created creation credential credentials currencies currency customer daily data date debit decimals declined delivered
+denied deposit deposits description destination detail details did disabled disb disbursement display does doing due
+duplicate duplicated during encrypted end enough enter entered environment error errors exceed exceeded exchange exist
+exists expired expires expiry external extra fail failed failure family fee fees field financial firm first for
+forbidden format found from full funds gateway gender general get given go grade grant group has hash have header
+headers holder host href html http id ids in inactive incorrect index info initiated initiatee initiator input
+institution instrument insufficient internal invalid ip is issued issuer it items json key large last later length
+less level limit limited limits link list locale login low made major make mandatory match matched maximum merchant
+message meta metadata method minimum minor missing mmo mobile mode modified momo money more msisdn must name names
+narration narrative network next no none normal not note notes number oapi object occurred of off offset ok on one
+only open operation operations optional or order origin original other otp our out outside owner padding page paid
+parameter partner party password pay payee payer payload payment payments payout payouts pending permitted phone pin
+please possible post precision previous process processed processing product profile progress prohibited provided
+provider providers purpose put queued rate reached reason receive received receiver recipient record reference refund
+refunded refunds refused registered registration reject rejected remaining remarks request requested requests required
+resource response restricted result results retry reversal reversed route rule s salary same sandbox scope seconds
+secret see segment self sender sent sequence server service session settled settlement shop short shortcode signature
+signatures signed since size small source stage start statement status step sub subscriber subscription success
+successful successfully supported sure system target tariff tax temporarily tenant test text than that the there this
+those till time timed timeout timestamp timezone tip to token tokens too total trace transaction transactions transfer
+trial trx try txn type types unable unauthorized unavailable unexpected unit units unknown unprocessable unspecified
+unsupported until up updated upto url urls used user uuid valid validation value values verification verified verify
+version wallet warnings was went were while with without wrong you your zm zmb zmw
 """.split())  # fmt: skip  # noqa: SIM905  # a list of three hundred would be a page of quotes
 
 CODED = frozenset({"code", "status", "reason", "error", "result", "state", "word"})  # the last word of such a name
@@ -60,7 +68,7 @@ LASTING = frozenset({"expires_in"})
 WORD = re.compile(r"[^\W\d_]+")
 NAME = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,39}[0-9]{0,2}", re.ASCII)
 SEGMENT = re.compile(r"[A-Za-z](?:[A-Za-z_.-]|[0-9]{1,2}(?![0-9])){0,39}", re.ASCII)
-CODE = re.compile(r"[A-Z][A-Z_]{1,63}|[A-Z]{1,6}-?[0-9]{1,13}|-?[0-9]{1,6}", re.ASCII)
+CODE = re.compile(r"[A-Z][A-Z_]{1,63}|[A-Z]{1,6}-?[0-9]{1,13}|-?[0-9]{1,6}|00[0-9]{5}", re.ASCII)
 MOBILE = re.compile(r"(?:[59][5-8]|7[5-9])[0-9]{7}", re.ASCII)
 SYMBOL = re.compile(r"[A-Z]{2,3}|[A-Z][0-9][A-Z]", re.ASCII)
 DECIMAL = re.compile(r"[0-9]{1,19}(?:\.[0-9]{1,18})?", re.ASCII)
@@ -122,13 +130,16 @@ class Redactor:
 
     # --- the parts of an exchange -----------------------------------------------------------------------------------
 
-    def body(self, body: bytes) -> Document:
-        """`body` with what may be told of a JSON document, else `body_text` with what sort of text it was."""
+    def body(self, body: bytes, *, ours: bool = False) -> Document:
+        """`body` with what may be told of a JSON document, else `body_text` with what sort of text it was.
+
+        `ours`: our adapter wrote it, so the names in it are ours.
+        """
         if not body.strip():
             return {"body_text": ""}
         try:
             read = json.loads(body, object_pairs_hook=_unique, parse_constant=_refuse)
-            return {"body": self.value("", read)}
+            return {"body": self.value("", read, ours=ours)}
         except (ValueError, RecursionError):
             return {"body_text": LEFT_OUT_PAGE if body.lstrip()[:1] == b"<" else LEFT_OUT}
 
@@ -160,13 +171,13 @@ class Redactor:
             told["Retry-After"] = headers["Retry-After"]
         return told
 
-    def value(self, name: str, value: object) -> object:
+    def value(self, name: str, value: object, *, ours: bool = False) -> object:
         """A JSON value under a key's name."""
         match value:
             case dict():
-                return {self._name(str(key)): self.value(str(key), inner) for key, inner in value.items()}
+                return {self._name(key, ours=ours): self.value(key, inner, ours=ours) for key, inner in value.items()}
             case list():
-                return [self.value(name, inner) for inner in value]
+                return [self.value(name, inner, ours=ours) for inner in value]
             case bool() | None:
                 return value
             case int() | float():
@@ -191,13 +202,12 @@ class Redactor:
     # --- what is kept, and what is made up --------------------------------------------------------------------------
 
     def _name(self, name: str, *, ours: bool = False) -> str:
-        """A name as it is where our adapter wrote it, or where it has a known word in it."""
-        if NAME.fullmatch(name) and (ours or self._knows_one(CAMEL.findall(name))) and self._is_harmless(name):
+        """A name as it is where our adapter wrote it, or where most of its words are known."""
+        words = CAMEL.findall(name)
+        unknown = [word for word in words if word.lower() not in self._words]
+        if NAME.fullmatch(name) and (ours or 2 * len(unknown) < len(words)) and self._is_harmless(name):
             return name
         return self._names.setdefault(name, f"left_out_{len(self._names) + 1}")
-
-    def _knows_one(self, words: Iterable[str]) -> bool:
-        return any(word.lower() in self._words for word in words)
 
     def _segment(self, text: str) -> str:
         if not text:
@@ -242,7 +252,8 @@ class Redactor:
         if _is_coded(name) and CODE.fullmatch(text) and MOBILE.search(text) is None and self._is_harmless(text):
             return text
         is_sentence = any(character.isspace() for character in text.strip())
-        return self._told(text) if is_sentence and self._knows_one(words) else self._make_up(text)
+        known = any(word.lower() in self._words for word in words)
+        return self._told(text) if is_sentence and known else self._make_up(text)
 
     def _told(self, text: str) -> str:
         """A text in known words; `…` for each other part of it."""

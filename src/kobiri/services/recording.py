@@ -371,7 +371,7 @@ class _Notebook:
             "path": redactor.path(url if url.startswith("/") else "/"),
             "headers": redactor.sent_headers(exchange.headers, but=account.callback_url),
         }
-        sent = redactor.body(exchange.body or b"")
+        sent = redactor.body(exchange.body or b"", ours=True)
         if "body" in sent:
             request["body"] = sent["body"]
         answer = {

@@ -1,0 +1,74 @@
+"""What a recorder has heard is written down once, about its own payment alone, and never with a secret in it."""
+
+import json
+
+import pytest
+
+from kobiri import net
+from kobiri.domain.ids import new_provider_reference
+from kobiri.domain.money import Money
+from kobiri.domain.msisdn import Msisdn
+from kobiri.domain.outcome import Accepted
+from kobiri.domain.redaction import Redactor
+from kobiri.providers.base import Collection
+from kobiri.services.recording import Recorder, Recording, _Notebook, _Step
+from kobiri.services.roads import Road
+from tests.services.scripted import Operator
+
+URL = "http://operator.test/v1_0/payments"
+
+
+def exchange(url: str = URL, body: bytes = b'{"status": "PENDING"}', *, once: bool = False) -> net.Exchange:
+    return net.Exchange("GET", url, {"Authorization": "Bearer kanary"}, None, net.Answer(200, {}, body), once=once)
+
+
+@pytest.fixture
+def heard() -> tuple[Recorder, _Notebook, list[Recording], Collection]:
+    """A recorder that has heard a payment being asked for, its notebook, what that keeps, and the payment."""
+    recorder, kept = Recorder(Operator()), list[Recording]()
+    request = Collection(new_provider_reference(), Money.parse("3.00", "ZMW"), Msisdn("260967654328"), "mtn", None)
+    recorder.steps.append(_Step("send", "collection", request, [exchange(once=True)], Accepted()))
+    return recorder, _Notebook(Road(recorder), kept.append), kept, request
+
+
+def test_the_same_exchange_is_written_once(
+    heard: tuple[Recorder, _Notebook, list[Recording], Collection],
+) -> None:
+    recorder, notebook, kept, request = heard
+    for _ in range(3):
+        recorder.steps.append(_Step("find", "collection", request.reference, [exchange()], Accepted()))
+        notebook.write()
+    recorder.steps.append(
+        _Step("find", "collection", request.reference, [exchange(body=b'{"status": "TS"}')], Accepted())
+    )
+    notebook.write()
+    assert [one.document["operation"] for one in kept] == ["send", "find", "find"]
+    assert kept[0].document["request"]["headers"] == {"Authorization": "*"}
+
+
+def test_a_question_about_nobodys_payment_is_left_out(
+    heard: tuple[Recorder, _Notebook, list[Recording], Collection],
+) -> None:
+    recorder, notebook, kept, _ = heard
+    another = new_provider_reference()
+    recorder.steps.append(_Step("find", "collection", another, [exchange(f"{URL}/{another}")], Accepted()))
+    notebook.write()
+    assert [one.document["operation"] for one in kept] == ["send"]
+
+
+def test_a_document_with_a_trace_of_a_secret_is_not_written(
+    heard: tuple[Recorder, _Notebook, list[Recording], Collection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, notebook, kept, request = heard
+    monkeypatch.setattr(Redactor, "path", lambda _self, path: f"{path}?{request.payer}")
+    notebook.write()
+    assert kept == []
+
+
+def test_what_is_written_is_json_in_the_form_of_recordings(
+    heard: tuple[Recorder, _Notebook, list[Recording], Collection],
+) -> None:
+    _, notebook, kept, _ = heard
+    notebook.write()
+    assert json.loads(kept[0].text) == kept[0].document
+    assert kept[0].document["means"] == {"outcome": "Accepted"}
