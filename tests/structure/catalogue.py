@@ -29,6 +29,7 @@ NOT_TENANT_LEADING = {
     "attempts_provider_reference": "the same, for the roads of a payment that were left",
     "provider_accounts_callback_token": "an account's callback is matched by its path before the tenant is known",
     "payments_transaction": "a transaction id is one payment's, whosever: tenants share the platform's accounts",
+    "payments_receipt": "the same, for the number that people see",
     "arrivals_transaction": "the same, for money in suspense",
     "arrivals_other_id": "the same, for the id by which another source knows that money",
     "proposals_accepted": "a statement's line settles one payment, whosever",

@@ -151,6 +151,7 @@ class PaymentView(Struct):
     provider: str
     provider_reference: str
     provider_transaction_id: str | None
+    provider_receipt: str | None
     received_amount: str | None
     received_currency: str | None
     reference: str | None
@@ -283,6 +284,7 @@ def payment_view(payment: Payment) -> PaymentView:
         provider=payment.provider,
         provider_reference=payment.provider_reference,
         provider_transaction_id=payment.provider_transaction_id,
+        provider_receipt=payment.provider_receipt,
         received_amount=str(payment.received) if payment.received else None,
         received_currency=payment.received.currency if payment.received else None,
         reference=payment.reference,

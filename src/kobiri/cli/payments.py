@@ -119,7 +119,8 @@ def resolve(
     asked = finding is not None and not isinstance(finding, Unknown)
     unasked = finding.reason if isinstance(finding, Unknown) else None
     named = finding.provider_transaction_id if isinstance(finding, Succeeded) else None
-    overruled = transaction_id if transaction_id is not None and named not in (None, transaction_id) else None
+    is_taken = named is None or transaction_id in (None, named, payment.provider_receipt)
+    overruled = None if is_taken else transaction_id
     document = {
         **_facts(payment),
         "provider_asked": asked,
@@ -164,6 +165,7 @@ def _facts(payment: Payment) -> dict[str, Any]:
         "account_id": payment.account_id,
         "provider_reference": payment.provider_reference,
         "provider_transaction_id": payment.provider_transaction_id,
+        "provider_receipt": payment.provider_receipt,
         "received_amount": str(payment.received) if payment.received else None,
         "received_currency": payment.received.currency if payment.received else None,
         "failure_code": payment.failure_code,

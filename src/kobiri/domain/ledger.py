@@ -30,7 +30,8 @@ class Arrival:
     """Money that came in and waits in suspense. `account` is the fingerprint of the provider's account.
 
     `source` and `told_in` say who told of it, and where that stands. `other_id`: the id that the same money has where
-    ids are of another kind than the source's. `id` is the row's; None: it is not booked yet.
+    ids are of another kind than the source's, such as the number in statements beside that of the API. `id` is the
+    row's; None: it is not booked yet.
     """
 
     provider: str
@@ -87,14 +88,21 @@ def cleared(arrival: Arrival, *, to_merchant: bool) -> Movement:
 def arrival_of(said: Succeeded, asked: Money, provider: str, account: str, why: Why, source: Source) -> Arrival:
     """The money of which a provider's success tells: `asked` where it names no amount."""
     return Arrival(
-        provider, account, said.money or asked, why, source, said.provider_transaction_id, told_in=said.told_in
+        provider,
+        account,
+        said.money or asked,
+        why,
+        source,
+        said.provider_transaction_id,
+        told_in=said.told_in,
+        other_id=said.receipt,
     )
 
 
 def booked_as(arrival: Arrival, booked: Iterable[Arrival]) -> Arrival | None:
     """The money among `booked`, that of its payment, which this word tells of again. None: it is new."""
     same = [other for other in booked if _is_same(arrival, other)]
-    by_id = (other for other in same if arrival.transaction_id in (other.transaction_id, other.other_id))
+    by_id = (other for other in same if _ids(arrival) & _ids(other))
     return next(by_id, None) or next(iter(same), None)
 
 
@@ -103,12 +111,16 @@ def learned(arrival: Arrival, booked: Arrival) -> Arrival | None:
 
     None: it teaches nothing. A person may have typed either kind of id, so theirs takes no place.
     """
-    id_ = arrival.transaction_id
-    if id_ is None or arrival.source is Source.PERSON or id_ in (booked.transaction_id, booked.other_id):
+    if arrival.source is Source.PERSON:
         return None
-    if _kind(arrival.source) == _kind(booked.source):
-        return replace(booked, transaction_id=id_)
-    return replace(booked, other_id=id_)
+    is_of_its_kind = _kind(arrival.source) == _kind(booked.source)
+    if arrival.transaction_id not in {None, *_ids(booked)}:
+        if is_of_its_kind:
+            return replace(booked, transaction_id=arrival.transaction_id)
+        return replace(booked, other_id=arrival.transaction_id)
+    if is_of_its_kind and booked.other_id is None and arrival.other_id not in {None, *_ids(booked)}:
+        return replace(booked, other_id=arrival.other_id)
+    return None
 
 
 def _is_same(told: Arrival, booked: Arrival) -> bool:
@@ -118,13 +130,17 @@ def _is_same(told: Arrival, booked: Arrival) -> bool:
     """
     if (told.provider, told.account) != (booked.provider, booked.account):
         return False
-    if told.transaction_id is not None:
-        if told.transaction_id in (booked.transaction_id, booked.other_id):
-            return True
-        is_of_its_kind = _kind(told.source) == _kind(booked.source) != Source.PERSON
-        if (booked.transaction_id if is_of_its_kind else booked.other_id) is not None:
+    if _ids(told) & _ids(booked):
+        return True
+    for id_, kind in ((told.transaction_id, _kind(told.source)), (told.other_id, _kind(Source.STATEMENT))):
+        is_of_its_kind = kind == _kind(booked.source) != Source.PERSON
+        if id_ is not None and (booked.transaction_id if is_of_its_kind else booked.other_id) is not None:
             return False
     return told.money == booked.money
+
+
+def _ids(arrival: Arrival) -> set[str]:
+    return {id_ for id_ in (arrival.transaction_id, arrival.other_id) if id_ is not None}
 
 
 def _kind(source: Source) -> str:

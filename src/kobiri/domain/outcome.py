@@ -33,18 +33,21 @@ class Accepted:
     """The provider has it and works on it, or waits for the payer.
 
     `calls_back`: it was told where to post the outcome, so there is no hurry to ask. `unlisted`, here and below: a code
-    that stood beside the clear word and is in no table of ours; it decides nothing, and is noted.
+    that stood beside the clear word and is in no table of ours; it decides nothing, and is noted. `receipt`: as in
+    Succeeded; the first answer may be the only one that tells it.
     """
 
     calls_back: bool = False
     unlisted: str | None = None
+    receipt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     """Money moved. `money` and `payer` are what the provider says; None where it did not say.
 
-    `payer` is as much of a number as it shows (see `as_told`). `told_in`: where that stands, such as a line.
+    `payer` is as much of a number as it shows (see `as_told`). `told_in`: where that stands, such as a line. `receipt`:
+    the transaction's number in the wallet's SMS and in statements, where that is another one than its id.
     """
 
     provider_transaction_id: str | None = None
@@ -52,6 +55,7 @@ class Succeeded:
     payer: str | None = field(default=None, repr=False)
     told_in: str | None = None
     unlisted: str | None = None
+    receipt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ class Payment:
     metadata: Mapping[str, str] | None = None
     callback_url: str | None = None
     provider_transaction_id: str | None = None
+    provider_receipt: str | None = None  # the number that the wallet's SMS and statements show, where it is another one
     received: Money | None = None  # what arrived, by the provider's word, beside what the payment was settled with
     failure_code: str | None = None
     failure_provider_code: str | None = None
@@ -187,7 +188,7 @@ def transition(
     `now` is the database's clock, `jitter` a random number from 0 to 1. `attempt` is the one whose answer this is
     (for Source.SEND; the payment may have gone on to another since).
     """
-    change = _transition(payment, outcome, source, now, jitter, attempt)
+    change = _with_receipt(payment, outcome, source, _transition(payment, outcome, source, now, jitter, attempt))
     return _doubts_anew(payment, change) if payment.doubts and _is_another_word(outcome) else change
 
 
@@ -214,6 +215,21 @@ def _transition(  # noqa: PLR0911  # one return for each word that a provider ma
             return _unknown(payment, outcome, source, now, jitter)
         case _:
             assert_never(outcome)
+
+
+def _with_receipt(payment: Payment, outcome: Outcome | Finding, source: Source, change: Change | None) -> Change | None:
+    """The change with the receipt that a provider's answer tells, if we have none: no later answer may repeat it."""
+    after = change.after if change else payment
+    told = outcome.receipt if isinstance(outcome, Accepted | Succeeded) and source in ANSWERS else None
+    if told is None or after.provider_receipt is not None or after.status in (Status.FAILED, Status.REVERSED):
+        return change
+    if isinstance(outcome, Succeeded) and (
+        not agrees(payment, outcome) or _another_transaction(payment, outcome, source) is not None
+    ):
+        return change
+    change = change or Change(replace(payment, version=payment.version + 1), keeps_schedule=True)
+    event = EventDraft("payment.receipt_told", {"source": source, "provider_receipt": told})
+    return replace(change, after=replace(change.after, provider_receipt=told), events=(*change.events, event))
 
 
 class Step(StrEnum):
@@ -326,8 +342,8 @@ def unless_told(payment: Payment, change: Change, history: Sequence[EventDraft])
 
 def _gist(event: EventDraft) -> tuple[object, ...]:
     """What an event says, whoever brought it and wherever it stands."""
-    names = ("detail", "provider_says", "provider_reference", "provider_transaction_id", "received_amount",
-        "received_currency")  # fmt: skip
+    names = ("detail", "provider_says", "provider_reference", "provider_transaction_id", "provider_receipt",
+        "received_amount", "received_currency")  # fmt: skip
     return (event.type, *(event.data.get(name) for name in names))
 
 
@@ -361,10 +377,13 @@ def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime
     if said_otherwise:
         received = outcome.money or payment.money
         return _quarantine(payment, said_otherwise, outcome, received, source, now, jitter)
+    # A statement, or a person, names what people see: that is no other number.
+    is_receipt = outcome.provider_transaction_id == payment.provider_receipt
+    their_id = None if is_receipt else outcome.provider_transaction_id
     after = replace(
         payment,
         status=Status.SUCCESSFUL,
-        provider_transaction_id=outcome.provider_transaction_id or payment.provider_transaction_id,
+        provider_transaction_id=their_id or payment.provider_transaction_id,
         received=None,
         review=_review_after(payment, source),
         completed_at=now,
@@ -683,7 +702,11 @@ def _arrived(payment: Payment, said: Succeeded, why: Why, source: Source) -> Mov
 
 def _evidence(said: Succeeded) -> dict[str, str]:
     """What a success says, for the audit log: no more than it named."""
-    told = {"provider_transaction_id": said.provider_transaction_id, "told_in": said.told_in}
+    told = {
+        "provider_transaction_id": said.provider_transaction_id,
+        "provider_receipt": said.receipt,
+        "told_in": said.told_in,
+    }
     if said.money is not None:
         told |= {"received_amount": str(said.money), "received_currency": said.money.currency}
     return {name: value for name, value in told.items() if value is not None}
@@ -839,10 +862,15 @@ def _contradict(payment: Payment, outcome: Outcome | Finding, source: Source) ->
 def _another_transaction(payment: Payment, said: Succeeded, source: Source) -> str | None:
     """Whether a provider's answer names another transaction than the one that settled the payment.
 
-    Perhaps the payer paid twice. Nothing is booked on that: a statement tells of both, or of one.
+    Perhaps the payer paid twice. Nothing is booked on that: a statement tells of both, or of one. A receipt is one
+    transaction's too: some providers make their id of ours, and it is the same for two.
     """
-    ids = (said.provider_transaction_id, payment.provider_transaction_id)
-    return ANOTHER_TRANSACTION if source in ANSWERS and None not in ids and ids[0] != ids[1] else None
+    ours = (payment.provider_transaction_id, payment.provider_receipt)
+    theirs = (said.provider_transaction_id, said.receipt)
+    is_another = any(
+        None not in (known, named) and named not in ours for known, named in zip(ours, theirs, strict=True)
+    )
+    return ANOTHER_TRANSACTION if source in ANSWERS and is_another else None
 
 
 def _contradicted(

@@ -641,7 +641,10 @@ def _parse_time(text: str, formats: tuple[str, ...]) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Counterpart:
-    """What our books say of the payment that a line speaks of. `account` is the fingerprint of the provider's."""
+    """What our books say of the payment that a line speaks of. `account` is the fingerprint of the provider's.
+
+    `their_id` and `receipt` are two numbers of one transaction: a line may show either.
+    """
 
     tenant_id: TenantId
     payment_id: PaymentId
@@ -653,6 +656,16 @@ class Counterpart:
     their_id: str | None
     account: str
     review: Review | None
+    receipt: str | None = None
+
+    def bears(self, their_id: str | None) -> bool:
+        """Whether it is known by this number of the provider's."""
+        return their_id is not None and their_id in (self.their_id, self.receipt)
+
+    def bears_another(self, their_id: str | None) -> bool:
+        """Whether it is known by other numbers of the provider's alone."""
+        known = self.their_id is not None or self.receipt is not None
+        return their_id is not None and known and not self.bears(their_id)
 
 
 class Verdict(StrEnum):
@@ -725,7 +738,7 @@ def own_line(lines: Sequence[StatementLine], ours: Counterpart) -> StatementLine
     ids = {line.their_id for line in lines}
     if None in ids or len(ids) < len(lines) or any(line.status != "successful" for line in lines):
         return None
-    known = [line for line in lines if line.their_id == ours.their_id]
+    known = [line for line in lines if ours.bears(line.their_id)]
     agreeing = [line for line in lines if difference(line, ours) is None]
     return min(known or agreeing, key=lambda line: (line.at or LAST, line.number), default=None)
 

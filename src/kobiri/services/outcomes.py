@@ -63,8 +63,10 @@ async def apply(
         return transition(payment, outcome, source, now, random.random(), attempt=attempt)
 
     def decide_of_anothers(payment: Payment, now: datetime) -> Change | None:
-        assert isinstance(outcome, Succeeded), "nothing else names a transaction"
-        return anothers_money(payment, outcome, source, now, random.random())
+        assert isinstance(outcome, Accepted | Succeeded), "nothing else names a transaction"
+        if isinstance(outcome, Succeeded):
+            return anothers_money(payment, outcome, source, now, random.random())
+        return transition(payment, replace(outcome, receipt=None), source, now, random.random(), attempt=attempt)
 
     after, _ = await _write(db, payment, decide, source, now, author, answer, decide_of_anothers)
     if raises_doubt(after, outcome, source):

@@ -285,10 +285,7 @@ async def _settled_by_statement(
 ) -> set[PaymentId]:
     """Of the payments whose line has another id than we know: those whose id a statement has told."""
     ids = {line.number: line.their_id for line in lines}
-    odd = [
-        match.ours for match in matches
-        if match.ours and match.ours.their_id and ids[match.line] not in (None, match.ours.their_id)
-    ]  # fmt: skip
+    odd = [match.ours for match in matches if match.ours and match.ours.bears_another(ids[match.line])]
     if not odd:
         return set()
     async with db.operator_transaction() as tx:
@@ -323,8 +320,7 @@ def _pair(line: StatementLine, ours: Counterpart, of_payment: _Group, settled: C
         return _Pair(line, ours, Verdict.REVERSED, "a reversal stands in the statement")
     group = of_payment.left
     if len(group) == 1 or ours.status is Status.FAILED:  # whatever came for a failed one is judged by itself
-        is_other = line.their_id and ours.their_id and line.their_id != ours.their_id
-        if is_other and ours.payment_id in settled and line.status == "successful":
+        if ours.bears_another(line.their_id) and ours.payment_id in settled and line.status == "successful":
             return _Pair(line, ours, Verdict.PAID_TWICE)
         return _Pair(line, ours, statements.judge(line, ours))
     own = statements.own_line(group, ours)
@@ -547,7 +543,7 @@ def _detail(pair: _Pair, verdict: Verdict) -> str | None:
     if verdict is Verdict.CONTRADICTING:
         return f"they say {line.status}, we say {ours.status}"
     different = statements.difference(line, ours)
-    if different is None and line.their_id and ours.their_id and line.their_id != ours.their_id:
+    if different is None and ours.bears_another(line.their_id):
         return "their transaction id is not the one that we know"
     return different
 
@@ -580,7 +576,7 @@ def _unreadable(row: Unreadable) -> Entry:
 def _absentee(ours: Counterpart, slugs: Mapping[TenantId, str]) -> Entry:
     return Entry(
         verdict=Verdict.MISSING_THEIRS if ours.status == "SUCCESSFUL" else Verdict.TIMEOUT_MISSING_THEIRS,
-        their_id=ours.their_id,
+        their_id=ours.receipt or ours.their_id,
         tenant=slugs.get(ours.tenant_id, ours.tenant_id),
         payment_id=ours.payment_id,
         ours=f"{ours.money} {ours.money.currency}",
@@ -598,6 +594,7 @@ def _counterpart(payment: Payment) -> Counterpart:
         money=payment.money,
         payer=payment.payer.digits,
         their_id=payment.provider_transaction_id,
+        receipt=payment.provider_receipt,
         account=payment.account_fingerprint,
         review=payment.review,
     )

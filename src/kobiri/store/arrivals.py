@@ -18,6 +18,10 @@ COLUMNS = """
 """
 
 
+# Of each, one number is one payment's: its transaction id, its receipt, and both ids of money in suspense.
+TRANSACTIONS = ("payments_transaction", "payments_receipt", "arrivals_transaction", "arrivals_other_id")
+
+
 class TransactionTaken(Exception):
     """The provider's transaction id belongs to another payment, or to money that is in suspense."""
 
@@ -28,7 +32,7 @@ def refusing_taken() -> Iterator[None]:
     try:
         yield
     except UniqueViolation as error:
-        if error.constraint_name in ("payments_transaction", "arrivals_transaction", "arrivals_other_id"):
+        if error.constraint_name in TRANSACTIONS:
             raise TransactionTaken from error
         raise
 
@@ -38,8 +42,8 @@ async def insert(tx: Tx, tenant_id: TenantId, id_: str, payment_id: PaymentId, a
     await tx.execute(
         """
         INSERT INTO arrivals (tenant_id, id, payment_id, provider, account_fingerprint, transaction_id, amount_minor,
-            currency, why, source, told_in)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+            currency, why, source, told_in, other_id)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
         """,
         tenant_id,
         id_,
@@ -52,6 +56,7 @@ async def insert(tx: Tx, tenant_id: TenantId, id_: str, payment_id: PaymentId, a
         arrival.why,
         arrival.source,
         arrival.told_in,
+        arrival.other_id,
     )
 
 
@@ -247,6 +252,8 @@ SELECT t.slug, h.payment_id FROM (
     SELECT tenant_id, id AS payment_id FROM payments
     WHERE provider = $1 AND account_fingerprint = $2 AND provider_transaction_id = $3
     UNION ALL
+    SELECT tenant_id, id FROM payments WHERE provider = $1 AND account_fingerprint = $2 AND provider_receipt = $3
+    UNION ALL
     SELECT tenant_id, payment_id FROM arrivals
     WHERE provider = $1 AND account_fingerprint = $2 AND $3 IN (transaction_id, other_id)
 ) h JOIN tenants t ON t.id = h.tenant_id LIMIT 1
@@ -254,7 +261,7 @@ SELECT t.slug, h.payment_id FROM (
 
 
 async def holder(tx: Tx, provider: str, account: str, transaction_id: str) -> Holder | None:
-    """The payment that bears a transaction id of a provider's account (its fingerprint), or the money."""
+    """The payment that bears a number of a provider's account (its fingerprint) in either place, or the money."""
     row = await tx.fetchrow(HOLDER, provider, account, transaction_id)
     if row is None:
         return None

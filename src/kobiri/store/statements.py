@@ -38,7 +38,7 @@ class Account:
 
 OURS = """
     p.tenant_id, p.id, p.mode, p.kind, p.status, p.amount_minor, p.currency, p.payer, p.provider_transaction_id,
-    p.account_fingerprint, p.review
+    p.provider_receipt, p.account_fingerprint, p.review
 """
 
 # Money that comes in is a collection, money that goes out is anything else. A reversal tells no direction ($4).
@@ -67,13 +67,26 @@ SELECT provider_reference FROM attempts WHERE provider_reference = ANY ($1)
 """
 
 # The same id at another account is another transaction.
-BY_THEIR_ID = f"""
-SELECT DISTINCT ON (l.number) l.number, count(*) OVER (PARTITION BY l.number) AS fits, {OURS}
+BY_EITHER_NUMBER = f"""
+SELECT l.number, {OURS}
 FROM unnest($2::integer[], $3::text[], $4::text[]) AS l (number, their_id, direction)
-JOIN payments p ON p.provider_transaction_id = l.their_id
+JOIN payments p ON {{is_its}}
 WHERE p.provider = $1 AND {SAME_DIRECTION}
     AND ($5::text[] IS NULL OR (p.account_fingerprint, p.mode) IN (SELECT * FROM unnest($5, $6::text[])))
-ORDER BY l.number
+"""  # noqa: S608  # the same
+
+# A statement shows the id that the API tells, or the receipt; each is joined by itself, for OR knows no index.
+BY_THEIR_ID = f"""
+SELECT DISTINCT ON (p.number) p.number, count(*) OVER (PARTITION BY p.number) AS fits, {OURS} FROM (
+    {BY_EITHER_NUMBER.format(is_its="p.provider_transaction_id = l.their_id")}
+    UNION ALL
+    {
+    BY_EITHER_NUMBER.format(
+        is_its="p.provider_receipt = l.their_id AND l.their_id IS DISTINCT FROM p.provider_transaction_id"
+    )
+}
+) p
+ORDER BY p.number
 """  # noqa: S608  # the same
 
 # Ids of money that waits in suspense: the line tells nothing new.
@@ -96,7 +109,10 @@ ORDER BY l.number
 # line fits no other payment either.
 BY_FACTS = f"""
 SELECT DISTINCT ON (number) * FROM (
-    SELECT l.number, (l.their_id = p.provider_transaction_id) IS FALSE AS is_other,
+    SELECT l.number, (
+            l.their_id <> coalesce(p.provider_transaction_id, p.provider_receipt)
+            AND l.their_id <> coalesce(p.provider_receipt, p.provider_transaction_id)
+        ) IS TRUE AS is_other,
         greatest(count(*) OVER (PARTITION BY l.number), count(*) OVER (PARTITION BY p.tenant_id, p.id)) AS fits, {OURS}
     FROM unnest($2::integer[], $3::bigint[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[])
         AS l (number, amount_minor, currency, payer, at, their_id, direction)
@@ -189,7 +205,7 @@ async def known_references(tx: Tx, references: Collection[str]) -> set[str]:
 async def match_their_ids(
     tx: Tx, provider: str, lines: Sequence[StatementLine], accounts: Collection[Account] | None
 ) -> list[Match]:
-    """The payments that bear the lines' transaction ids. `accounts`: of these alone; None: of all."""
+    """The payments that bear the lines' transaction ids, in either place. `accounts`: of these alone; None: of all."""
     return await _match_ids(tx, BY_THEIR_ID, provider, lines, accounts)
 
 
@@ -290,10 +306,11 @@ async def missing(
 
 
 async def remember_ids(tx: Tx, tenant_id: TenantId, shown: Sequence[tuple[PaymentId, str]]) -> None:
-    """Note of which payments a statement shows the transaction id that we know. Needs the tenant's transaction."""
+    """Note of which payments a statement shows an id that we know. Needs the tenant's transaction."""
     await tx.execute(
         "UPDATE payments p SET id_in_statement = true FROM unnest($2::uuid[], $3::text[]) AS s (id, their_id)"
-        " WHERE p.tenant_id = $1 AND p.id = s.id AND p.provider_transaction_id = s.their_id AND NOT p.id_in_statement",
+        " WHERE p.tenant_id = $1 AND p.id = s.id AND s.their_id IN (p.provider_transaction_id, p.provider_receipt)"
+        " AND NOT p.id_in_statement",
         tenant_id,
         [payment_id for payment_id, _ in shown],
         [their_id for _, their_id in shown],
@@ -339,6 +356,7 @@ def _counterpart(row: Record) -> Counterpart:
         money=Money(row["amount_minor"], row["currency"]),
         payer=row["payer"],
         their_id=row["provider_transaction_id"],
+        receipt=row["provider_receipt"],
         account=row["account_fingerprint"],
         review=Review(row["review"]) if row["review"] else None,
     )

@@ -76,6 +76,10 @@ FIELDS: Mapping[str, Mapping[str, str | tuple[str, Schema]]] = {
         "provider": "Which road was taken.",
         "provider_reference": ("The name under which the provider knows it.", UUID),
         "provider_transaction_id": "The provider's own id, once money moved.",
+        "provider_receipt": (
+            "The number in the wallet's SMS and in the provider's statement, where it is another one than"
+            " provider_transaction_id."
+        ),
         "received_amount": (
             "What the provider says it received for this payment and that did not settle it: another amount, late, or"
             " twice. A person looks at it, and it is not yours. Null: nothing like that."

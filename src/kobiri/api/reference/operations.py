@@ -44,6 +44,7 @@ PENDING: Mapping[str, Any] = {
     "provider": "mtn",
     "provider_reference": PROVIDER_REFERENCE,
     "provider_transaction_id": None,
+    "provider_receipt": None,
     "received_amount": None,
     "received_currency": None,
     "reference": REFERENCE,
