@@ -602,7 +602,10 @@ async def test_a_payout_is_final_at_once(sim: Airtel) -> None:
     asked = await sim.payout_status(reference)
 
     assert (done.word, done.code, asked.word) == ("TS", "DP00900001001", "TS")
-    assert done.json["data"]["transaction"]["airtel_money_id"] == asked.json["data"]["transaction"]["airtel_money_id"]
+    first, later = done.json["data"]["transaction"], asked.json["data"]["transaction"]
+    assert first["airtel_money_id"] == later["airtel_money_id"] == f"disbursement-SIMU-{reference}"
+    assert first["reference_id"].startswith("CI")
+    assert "reference_id" not in later
     assert (again.code, again.json["status"]["message"]) == ("DP00900001011", "Duplicate exttRID")
     (movement,) = (await sim.books(f"?reference={reference}"))["movements"]
     assert (movement["kind"], movement["charged"]) == ("payout", 1)

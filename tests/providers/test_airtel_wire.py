@@ -341,6 +341,44 @@ def test_answers_to_a_payout(status: int, content: bytes, outcome: object) -> No
     assert wire.read_payout(status, content, REFERENCE) == outcome
 
 
+def payout_told(word: str, code: str, ours: object = ID, **transaction: object) -> bytes:
+    told = json.loads(body(word, code, ours=ours))
+    told["data"]["transaction"] |= transaction
+    return json.dumps(told).encode()
+
+
+DISBURSEMENT = f"disbursement-EXAMPLE-{ID}"
+
+
+@pytest.mark.parametrize(
+    ("told", "receipt"),
+    [
+        ("CI250506.1824.H00006", "CI250506.1824.H00006"),
+        (" APC210603.1234.L06941\n", "APC210603.1234.L06941"),
+        (18_123_456_354, "18123456354"),
+        (None, None),
+        ("", None),
+        ("Payment", None),  # the same text for all payouts would be nobody's number
+        ("Order7", None),
+        ("1", None),
+        ("CI250506.1824.H00006; DROP", None),
+        (ID, None),
+        (["CI250506.1824.H00006"], None),
+    ],
+)
+def test_the_number_that_the_payee_sees_stands_in_the_first_answer_alone(told: object, receipt: str | None) -> None:
+    for word, code in (("TS", dp009(1001)), ("TS", dp009(1006)), ("TIP", dp009(1006))):
+        content = payout_told(word, code, reference_id=told, airtel_money_id=DISBURSEMENT)
+        first = wire.read_payout(200, content, REFERENCE)
+        is_paid = code == dp009(1001)
+        assert first == (Succeeded(DISBURSEMENT, receipt=receipt) if is_paid else Accepted(receipt=receipt))
+        assert isinstance(wire.read_payout_status(200, content, REFERENCE), Succeeded | Accepted)
+    elsewhere = payout_told("TIP", dp009(1006), None, reference_id=told)
+    assert wire.read_payout(200, elsewhere, REFERENCE) == Accepted()
+    failed = payout_told("TF", dp009(1007), reference_id=told)
+    assert wire.read_payout(200, failed, REFERENCE) == Declined(FIRM.INSUFFICIENT_FUNDS, dp009(1007))
+
+
 # --- the answer to a refund -----------------------------------------------------------------------------------------
 
 

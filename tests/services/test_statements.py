@@ -512,6 +512,111 @@ async def test_their_transaction_id_comes_second(db: Database, made: Maker, refe
     assert entry(found).verdict is Verdict.AGREED
 
 
+async def paid_with_receipt(db: Database, made: Maker, their_id: str, receipt: str, **over: Any) -> Payment:
+    """A payment of which the first answer told both numbers."""
+    sent = await made(Status.PENDING, **over)
+    said = Succeeded(their_id, receipt=receipt)
+    return await outcomes.apply(db, sent, said, Source.SEND, sent.created_at, AUTHOR)
+
+
+async def test_a_line_may_show_either_number_of_a_payment(db: Database, made: Maker) -> None:
+    payment = await paid_with_receipt(db, made, "D1", "R1")
+    other = await paid_with_receipt(db, made, "D2", "R2", payer=payment.payer)
+    for their_id, bearer in (("D1", payment), ("R1", payment), ("R2", other)):
+        found = await reconcile(db, [by_facts(other, 2, their_id=their_id)])
+        assert (entry(found).verdict, entry(found).payment_id, entry(found).detail) == (
+            Verdict.AGREED, bearer.id, None
+        )  # fmt: skip
+    assert (await reconcile(db, [by_facts(other, 2, their_id="R3")])).counts[Verdict.MISSING_OURS] == 1
+    # Two numbers of one payment are one transaction: nothing came twice.
+    named = [line_of(payment, n, their_id=i) for n, i in ((2, "D1"), (3, "R1"))]
+    for line in named:
+        assert verdicts(await reconcile(db, [line])) == {Verdict.AGREED: 1}
+    same = await paid_with_receipt(db, made, "E1", "E1")
+    assert entry(await reconcile(db, [by_facts(same, 2, their_id="E1")])).payment_id == same.id, "it fits once"
+
+
+@pytest.mark.parametrize("over", [{"account_fingerprint": "elsewhere"}, {"mode": "live"}, {"provider": "airtel"}])
+async def test_a_receipt_belongs_to_an_account_and_a_mode(db: Database, made: Maker, over: dict[str, Any]) -> None:
+    here = await made(Status.SUCCESSFUL)
+    await paid_with_receipt(db, made, "D3", "R3", **over)
+    found = await reconcile(db, [line_of(here, 2), by_facts(here, 3, their_id="R3", at=None)])
+    assert entry(found, 3).verdict is Verdict.MISSING_OURS
+
+
+async def test_after_a_statement_showed_the_receipt_another_number_is_another_payment(
+    db: Database, made: Maker
+) -> None:
+    payment = await paid_with_receipt(db, made, "D1", "R1")
+    by_reference = {"our_reference": payment.provider_reference}
+    unseen = await reconcile(db, [by_facts(payment, 2, their_id="R9", **by_reference)], dry_run=True)
+    assert entry(unseen).detail == "their transaction id is not the one that we know"
+    assert verdicts(await reconcile(db, [by_facts(payment, 2, their_id="R1")])) == {Verdict.AGREED: 1}
+    again = await reconcile(db, [by_facts(payment, 2, their_id="D1", **by_reference)], sha256="1" * 64)
+    assert verdicts(again) == {Verdict.AGREED: 1}
+    twice = await reconcile(db, [by_facts(payment, 2, their_id="R9", **by_reference)], sha256="2" * 64)
+    assert verdicts(twice) == {Verdict.PAID_TWICE: 1}
+
+
+async def test_a_line_with_the_receipt_settles_an_open_payment_and_takes_no_other_place(
+    db: Database, made: Maker
+) -> None:
+    sent = await made(Status.PENDING)
+    payment = await outcomes.apply(db, sent, Accepted(receipt="R1"), Source.SEND, sent.created_at, AUTHOR)
+    assert (payment.status, payment.provider_receipt) == (Status.PENDING, "R1")
+    found = await reconcile(db, [by_facts(payment, 2, their_id="R1")])
+    assert verdicts(found) == {Verdict.SETTLED: 1}
+    after = (await get(db, payment)).payment
+    assert (after.status, after.provider_transaction_id, after.provider_receipt) == (Status.SUCCESSFUL, None, "R1")
+    later = await outcomes.apply(db, after, Succeeded("D1"), Source.CHECK, after.created_at, AUTHOR)
+    assert later.review is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [Succeeded("R1"), Succeeded("D2", receipt="R1"), Succeeded("D2", receipt="D1"), Succeeded("D2", receipt="A")],
+)
+async def test_a_number_of_anothers_in_either_place_settles_nothing(
+    db: Database, database: TestDatabase, made: Maker, said: Succeeded
+) -> None:
+    bearer, late = await paid_with_receipt(db, made, "D1", "R1"), await made(Status.FAILED)
+    await outcomes.apply(db, late, Succeeded("A"), Source.CHECK, late.created_at, AUTHOR)
+    meant = await made(Status.TIMEOUT)
+    after = await outcomes.apply(db, meant, said, Source.CHECK, meant.created_at, AUTHOR)
+    assert (after.status, after.review) == (Status.TIMEOUT, Review.MISMATCHED)
+    assert (after.provider_transaction_id, after.provider_receipt) == (None, None)
+    assert (await get(db, bearer)).payment == bearer
+    # Nor is money booked under it.
+    lost = await made(Status.FAILED)
+    after = await outcomes.apply(db, lost, said, Source.CHECK, lost.created_at, AUTHOR)
+    assert after.review is Review.CONTRADICTED
+    assert await database.value("SELECT count(*) FROM arrivals") == 1
+
+
+async def test_an_answer_in_progress_that_names_anothers_receipt_is_believed_without_it(
+    db: Database, made: Maker
+) -> None:
+    await paid_with_receipt(db, made, "D1", "R1")
+    sent = await made(Status.TIMEOUT)
+    after = await outcomes.apply(db, sent, Accepted(receipt="R1"), Source.CHECK, sent.created_at, AUTHOR)
+    assert after.accepted_at is not None
+    assert (after.status, after.review, after.provider_receipt) == (Status.TIMEOUT, None, None)
+
+
+async def test_late_money_with_a_receipt_is_the_statements_line(
+    db: Database, database: TestDatabase, made: Maker
+) -> None:
+    payment = await made(Status.FAILED)
+    said = Succeeded("D1", receipt="R1")
+    await outcomes.apply(db, payment, said, Source.CHECK, payment.created_at, AUTHOR)
+    await outcomes.apply(db, payment, said, Source.CHECK, payment.created_at, AUTHOR)
+    [row] = await database.fetch("SELECT transaction_id, other_id FROM arrivals")
+    assert tuple(row) == ("D1", "R1")
+    for their_id in ("D1", "R1"):
+        found = await reconcile(db, [by_facts(payment, their_id=their_id, at=None, msisdn=None)])
+        assert entry(found).detail == "its money waits in suspense"
+
+
 async def test_a_transaction_id_of_two_payments_is_nobodys(db: Database, database: TestDatabase, made: Maker) -> None:
     first = await made(Status.SUCCESSFUL, "T2")
     await made(Status.SUCCESSFUL)

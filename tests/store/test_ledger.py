@@ -1,5 +1,7 @@
 """The ledger and the audit log refuse what would falsify them, whoever asks."""
 
+import asyncio
+
 import asyncpg
 import pytest
 
@@ -7,7 +9,7 @@ from kobiri.domain.ids import PaymentId, TenantId
 from kobiri.domain.payment import Payment
 from kobiri.store.db import Database, Tx
 from tests.conftest import TestDatabase
-from tests.store.builders import insert, make_payment, make_tenant
+from tests.store.builders import insert, lock_awaited, make_payment, make_tenant
 
 Ids = tuple[TenantId, PaymentId]
 
@@ -111,7 +113,10 @@ async def test_the_api_has_no_right_to_try(db: Database, table: str, statement: 
 
 
 COLUMN = {"arrived": "transaction_id", "known by it": "other_id"}
-SETTLE = "UPDATE payments SET provider_transaction_id = $2 WHERE id = $1"
+SETTLE = {
+    "settled": "UPDATE payments SET provider_transaction_id = $2 WHERE id = $1",
+    "receipt": "UPDATE payments SET provider_receipt = $2 WHERE id = $1",
+}
 ARRIVE = """
 INSERT INTO arrivals (tenant_id, id, payment_id, provider, account_fingerprint, {}, amount_minor, currency, why, source)
 SELECT tenant_id, gen_random_uuid(), id, provider, account_fingerprint, $2, 900, 'ZMW', 'late', 'check'
@@ -123,14 +128,14 @@ async def take(db: Database, payment: Payment, how: str, transaction_id: str) ->
     """Whether this payment may be settled by a transaction, or money that arrived about it be booked under its id."""
     try:
         async with db.tenant_transaction(payment.tenant_id) as tx:
-            await tx.execute(SETTLE if how == "settled" else ARRIVE.format(COLUMN[how]), payment.id, transaction_id)
+            await tx.execute(SETTLE.get(how) or ARRIVE.format(COLUMN[how]), payment.id, transaction_id)
     except asyncpg.UniqueViolationError:
         return False
     return True
 
 
-@pytest.mark.parametrize("first", ["settled", *COLUMN])
-@pytest.mark.parametrize("second", ["settled", *COLUMN])
+@pytest.mark.parametrize("first", [*SETTLE, *COLUMN])
+@pytest.mark.parametrize("second", [*SETTLE, *COLUMN])
 async def test_a_transaction_id_is_taken_once_in_its_account_whoevers_payment_it_is(
     db: Database, first: str, second: str
 ) -> None:
@@ -141,10 +146,36 @@ async def test_a_transaction_id_is_taken_once_in_its_account_whoevers_payment_it
         other = await insert(db, make_payment(await make_tenant(db), **place))
         assert await take(db, other, second, "X") is free, place
         assert await take(db, other, second, "Y")
-    if "settled" in (first, second):
+    if {first, second} & set(SETTLE):
         assert await take(db, ours, second, "X"), "it is its own"
     elif first == second:
         assert not await take(db, ours, second, "X"), "the same money is booked once"
+
+
+@pytest.mark.parametrize(("first", "second"), [("settled", "receipt"), ("receipt", "settled"), ("receipt", "arrived")])
+async def test_of_two_that_come_at_once_one_has_the_number(
+    db: Database, database: TestDatabase, first: str, second: str
+) -> None:
+    """In whichever place it stands: neither sees the other's uncommitted row."""
+    one, other = [await insert(db, make_payment(await make_tenant(db))) for _ in range(2)]
+    async with db.tenant_transaction(one.tenant_id) as tx:
+        await tx.execute(SETTLE[first], one.id, "X")
+        later = asyncio.create_task(take(db, other, second, "X"))
+        await lock_awaited(database)
+    assert not await later
+
+
+async def test_payments_that_share_a_number_since_an_older_version_change_otherwise(
+    db: Database, database: TestDatabase
+) -> None:
+    one, other, third = [await insert(db, make_payment(await make_tenant(db))) for _ in range(3)]
+    assert await take(db, one, "settled", "X")
+    await database.fetch(
+        "UPDATE payments SET provider_transaction_id = 'X', shares_transaction_id = true WHERE id = $1", other.id
+    )
+    assert await take(db, other, "receipt", "R")
+    assert not await take(db, third, "receipt", "X")
+    assert not await take(db, third, "settled", "R")
 
 
 ARRIVE_UNASKED = """

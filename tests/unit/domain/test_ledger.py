@@ -45,9 +45,18 @@ def test_stray_money_is_not_the_merchants() -> None:
 
 
 def arrival(
-    amount: int, transaction_id: str | None = None, source: Source = Source.CHECK, account: str = "a"
+    amount: int,
+    transaction_id: str | None = None,
+    source: Source = Source.CHECK,
+    account: str = "a",
+    other_id: str | None = None,
 ) -> Arrival:
-    return Arrival("mtn", account, Money(amount, "ZMW"), Why.LATE, source, transaction_id)
+    return Arrival("mtn", account, Money(amount, "ZMW"), Why.LATE, source, transaction_id, other_id=other_id)
+
+
+def receipted(transaction_id: str | None, receipt: str) -> Arrival:
+    """An answer that tells both numbers."""
+    return arrival(10, transaction_id, other_id=receipt)
 
 
 STATEMENT, PERSON = Source.STATEMENT, Source.PERSON
@@ -64,6 +73,12 @@ SAME: list[tuple[Arrival, Arrival, bool]] = [
     (arrival(10, "S", STATEMENT), arrival(10, "T", STATEMENT), False),
     (arrival(10, "S", PERSON), arrival(10, "T", STATEMENT), True),  # of which kind a person's is, nobody knows
     (arrival(10, "X"), arrival(10, "X", account="b"), False),
+    (receipted("X", "S"), arrival(10, "S", STATEMENT), True),
+    (receipted("X", "S"), arrival(9, "S", STATEMENT), True),
+    (receipted("X", "S"), arrival(10, "T", STATEMENT), False),
+    (receipted(None, "S"), arrival(10, "T", STATEMENT), False),
+    (receipted("X", "S"), arrival(10, "X"), True),
+    (receipted("X", "S"), arrival(10, "Y"), False),
 ]
 
 
@@ -99,6 +114,9 @@ ONE_TO_ONE: list[tuple[list[Arrival], int]] = [
     ([arrival(10, None, PERSON), arrival(10, "S", STATEMENT), arrival(10, "T", STATEMENT)], 2),
     ([arrival(10, "X"), arrival(10, "P", PERSON), arrival(10, "S", STATEMENT)], 1),
     ([arrival(10, "X"), arrival(9), arrival(9, "S", STATEMENT), arrival(10, "T", STATEMENT)], 2),
+    ([arrival(10, "X"), receipted("X", "S"), arrival(10, "S", STATEMENT), arrival(10, "T", STATEMENT)], 2),
+    ([arrival(10, "S", STATEMENT), receipted("X", "S"), arrival(10, "X"), arrival(10, "Y")], 2),
+    ([arrival(10), receipted("X", "S"), arrival(10, "T", STATEMENT)], 2),
 ]
 
 

@@ -66,8 +66,9 @@ FINGERPRINT = "mtn@sandbox"
 
 # What a transition may change. Every other field is the order itself, also one that is added later.
 MAY_CHANGE = {
-    "status", "provider_transaction_id", "failure_code", "failure_provider_code", "review", "version",
-    "unsent", "checks", "not_founds", "first_not_found_at", "doubts", "first_doubt_at", "accepted_at", "completed_at",
+    "status", "provider_transaction_id", "provider_receipt", "failure_code", "failure_provider_code", "review",
+    "version", "unsent", "checks", "not_founds", "first_not_found_at", "doubts", "first_doubt_at", "accepted_at",
+    "completed_at",
     "next_run_at", "lease_token", "received",
 }  # fmt: skip
 
@@ -207,7 +208,8 @@ def event_types(moments: list[Moment]) -> Counter[str]:
 
 codes = st.sampled_from(FailureCode)
 maybe_text = st.none() | st.sampled_from(["TX1", "PAYER_NOT_FOUND"])
-ours = st.builds(Succeeded, maybe_text, st.sampled_from([None, OURS]), st.sampled_from([None, PAYER]))
+receipts = st.sampled_from([None, None, "R1", "R2", "TX1"])
+ours = st.builds(Succeeded, maybe_text, st.sampled_from([None, OURS]), st.sampled_from([None, PAYER]), receipt=receipts)
 not_ours = st.one_of(
     st.builds(
         Succeeded,
@@ -227,7 +229,7 @@ not_founds = st.builds(NotFound, st.booleans())
 declines = st.builds(Declined, codes, maybe_text)
 doubtfuls = st.builds(Doubtful, codes, maybe_text)
 findings: st.SearchStrategy[Finding] = st.one_of(
-    st.builds(Accepted, st.booleans()), ours, not_ours, declines, not_founds, doubtfuls, unknowns
+    st.builds(Accepted, st.booleans(), receipt=receipts), ours, not_ours, declines, not_founds, doubtfuls, unknowns
 )
 outcomes = findings | st.builds(NotSent, st.just("no connection"))
 sources = st.sampled_from(Source)
@@ -862,6 +864,92 @@ def test_a_not_found_counts_only_as_the_answer_to_a_question(source: Source, fir
     doubted = order(status=Status.TIMEOUT, not_founds=2, first_not_found_at=SEND_BEFORE)
     after = tell(doubted, Word(NotFound(firm), source, EXPIRES)).after
     assert (after.status, after.not_founds) == (Status.TIMEOUT, 2)
+
+
+# --- the number that people see -----------------------------------------------------------------------------------
+
+RECEIPTED = Succeeded("D1", OURS, receipt="R1")
+
+
+@given(all_orders, any_words)
+@quick
+def test_a_receipt_once_told_stays_and_each_is_an_answers(start: Payment, said: list[Word]) -> None:
+    for moment in history(start, said):
+        before, after = moment.before.provider_receipt, moment.after.provider_receipt
+        assert before is None or after == before
+        if after != before:
+            assert isinstance(moment.word.outcome, Accepted | Succeeded)
+            assert moment.word.outcome.receipt == after
+            assert moment.word.source in (Source.SEND, Source.CHECK, Source.CALLBACK)
+            assert moment.after.status not in (Status.FAILED, Status.REVERSED)
+            assert moment.change is not None
+            assert dict(moment.change.events[-1].data) == {"source": moment.word.source, "provider_receipt": after}
+            assert types(moment.change)[-1] == "payment.receipt_told"
+
+
+@pytest.mark.parametrize("first", [Accepted(receipt="R1"), RECEIPTED], ids=["in progress", "paid"])
+def test_a_later_answer_without_the_receipt_does_not_erase_it(first: Finding) -> None:
+    payment = say(order(), first, Source.SEND).after
+    assert payment.provider_receipt == "R1"
+    for word in (Unknown("HTTP 503"), Accepted(), Succeeded("D1", OURS)):
+        payment = tell(payment, Word(word, Source.CHECK, T0)).after
+    assert (payment.status, payment.provider_transaction_id) == (Status.SUCCESSFUL, "D1")
+    assert (payment.provider_receipt, payment.review) == ("R1", None)
+
+
+@pytest.mark.parametrize("source", [Source.SEND, Source.CHECK, Source.CALLBACK])
+@pytest.mark.parametrize("first", [Accepted(receipt="R1"), RECEIPTED], ids=["in progress", "paid"])
+def test_a_first_answer_that_is_heard_late_still_tells_the_receipt(first: Finding, source: Source) -> None:
+    """The enquiry settled it in the meantime, which knows no receipt."""
+    settled = say(order(), Succeeded("D1", OURS), Source.CHECK).after
+    change = say(settled, first, source)
+    assert (change.after.status, change.after.provider_receipt, change.movement) == (Status.SUCCESSFUL, "R1", None)
+    assert types(change) == ["payment.receipt_told"]
+    assert (change.after.next_run_at, change.after.review) == (None, None)
+    assert changes_nothing(change.after, first, source)
+    asked = replace(settled, next_run_at=T0, review=Review.UNRESOLVED)
+    if source is Source.CHECK and first == RECEIPTED:
+        answered = say(asked, first, source)
+        assert (answered.after.provider_receipt, answered.after.review, answered.after.next_run_at) == (
+            "R1",
+            None,
+            None,
+        )
+        assert not answered.keeps_schedule
+
+
+@pytest.mark.parametrize(
+    ("said", "is_another"),
+    [
+        (Succeeded("D1"), False),
+        (Succeeded("R1"), False),
+        (Succeeded("R1", receipt="D1"), False),
+        (Succeeded(None, receipt="R1"), False),
+        (Succeeded("D2"), True),
+        (Succeeded("D1", receipt="R2"), True),  # an id that is made of ours may be that of two payouts
+        (Succeeded("D2", receipt="R1"), True),
+    ],
+)
+def test_an_answer_with_another_number_contradicts_what_is_settled(said: Succeeded, is_another: bool) -> None:
+    settled = say(order(), RECEIPTED, Source.SEND).after
+    change = tell(settled, Word(said, Source.CHECK, T0)).change
+    assert (change is not None) == is_another
+    if change is not None:
+        assert (change.after.provider_receipt, change.after.review) == ("R1", Review.CONTRADICTED)
+        assert change.events[0].data["provider_says"] == "another transaction"
+
+
+def test_a_success_of_another_transaction_or_payer_tells_no_receipt() -> None:
+    settled = say(order(), Succeeded("D1", OURS), Source.SEND).after
+    assert say(settled, Succeeded("D2", OURS, receipt="R2"), Source.CHECK).after.provider_receipt is None
+    assert say(order(), Succeeded("D2", USD, receipt="R2"), Source.CHECK).after.provider_receipt is None
+    failed = order(status=Status.FAILED, next_run_at=None)
+    change = say(failed, RECEIPTED, Source.CHECK)
+    assert change.after.provider_receipt is None
+    assert change.movement is not None
+    assert change.movement.arrival is not None
+    assert change.movement.arrival.other_id == "R1"
+    assert change.events[0].data["provider_receipt"] == "R1"
 
 
 # --- a failure of which the provider is not sure --------------------------------------------------------------------

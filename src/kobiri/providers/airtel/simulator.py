@@ -381,6 +381,7 @@ class Transaction:
     status: str = TIP
     reason: str | None = None
     airtel_money_id: str | None = None
+    receipt: str | None = None
     moved: str | None = None
     refunded: bool = False
 
@@ -674,7 +675,9 @@ class AirtelSimulator:
         if verdict.status in (TS, TF):
             now = datetime.now(UTC).strftime("%y%m%d.%H%M")
             prefix = "MP" if transaction.kind == "collection" else "CI"
-            transaction.airtel_money_id = f"{prefix}{now}.L{next(self._numbers):05d}"
+            number = f"{prefix}{now}.L{next(self._numbers):05d}"
+            transaction.receipt = number
+            transaction.airtel_money_id = number if transaction.kind == "collection" else _of_payout(transaction.id)
         if verdict.status == TS and transaction.airtel_money_id is not None:
             self._paid[transaction.airtel_money_id] = transaction
             if len(self._paid) > self._stage.settings.max_payments:
@@ -808,7 +811,7 @@ class AirtelSimulator:
             shown["airtel_money_id"] = theirs
         message = _message(transaction, status, reason, change)
         if first:
-            shown["reference_id"] = change.transaction_id or transaction.airtel_money_id or ""
+            shown["reference_id"] = transaction.receipt or ""
         elif status != TIP or options.pending_as == "full":
             shown["message"] = message
         return self._said(code, message, result_code=result_code, success=success, data={"transaction": shown})
@@ -1069,6 +1072,11 @@ def _test_digits(transaction: Transaction) -> str:
     """The last three digits of a test number, or nothing."""
     national = transaction.msisdn.removeprefix(CALLING_CODE)
     return national[-3:] if national[:-3] == TEST_BLOCK else ""
+
+
+def _of_payout(id_: str) -> str:
+    """Airtel's id of a payout says nothing new. The number that the payee sees is told once, in the first answer."""
+    return f"disbursement-SIMU-{id_}"
 
 
 def _message(transaction: Transaction, status: str, reason: str | None, change: Change) -> str:

@@ -68,6 +68,7 @@ MIN_NOTE, MAX_NOTE = 4, 64  # README 2 [C]
 NEUTRAL_NOTE = "Payment"
 NOT_IN_NOTES = re.compile(r"[^A-Za-z0-9]+")
 CODE = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)  # a sentence in a code's place may name a phone number
+RECEIPT = re.compile(r"(?=(?:[^0-9]*[0-9]){8})[A-Z0-9.]{8,40}", re.ASCII)
 TRANSACTION_ID = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 
 SIGNING_SECRET_BYTES = 69  # the base64 of a 32-byte key, a colon, the base64 of a 16-byte IV
@@ -416,7 +417,10 @@ def read_payout(status: int, body: bytes, reference: ProviderReference) -> Outco
     unsure = told.has(AGAINST | PENDING) or (told.unlisted is not None and told.success is False)
     clear = told.word == "TS" and not unsure
     paid = clear and status == HTTPStatus.OK and told.is_about(reference)
-    return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted) if paid else first
+    receipt = _receipt(told.transaction) if told.is_about(reference) else None
+    if paid:
+        return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted, receipt=receipt)
+    return replace(first, receipt=receipt) if isinstance(first, Accepted) else first
 
 
 def read_refund(status: int, body: bytes) -> Outcome | TokenRefused:
@@ -570,6 +574,12 @@ def _key_life(data: Object, now: datetime) -> float:
 
 def _airtel_money_id(transaction: Object) -> str | None:
     return cut(readable(lambda told: text(told.get("airtel_money_id"), numbers=True), transaction))
+
+
+def _receipt(transaction: Object) -> str | None:
+    """The number that the payee's SMS and the statement show; what is no such number would be everybody's: README 3."""
+    told = cut(readable(lambda told: text(told.get("reference_id"), numbers=True), transaction))
+    return told if told is not None and RECEIPT.fullmatch(told) else None
 
 
 def _reference(transaction: Object) -> ProviderReference | None:

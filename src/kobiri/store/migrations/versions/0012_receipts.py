@@ -12,7 +12,8 @@ CREATE UNIQUE INDEX payments_receipt ON payments (provider, account_fingerprint,
 """
 
 # Both numbers of a payment and both ids of an arrival are of one space. The lock makes two that come at once see each
-# other. Only what is new is looked for: payments that shared an id before there was this rule may change otherwise.
+# other; of two equal ones in one place the index knows. Only what is new is looked for: payments that shared an id
+# before there was this rule may change otherwise.
 FUNCTIONS = """
 CREATE FUNCTION hold_settled_transaction() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
@@ -38,7 +39,8 @@ BEGIN
         UNION ALL
         SELECT 1 FROM payments p
         WHERE p.provider = NEW.provider AND p.account_fingerprint = NEW.account_fingerprint
-          AND p.provider_transaction_id = held AND NOT p.shares_transaction_id AND p.id <> NEW.id;
+          AND p.provider_transaction_id = held AND held = NEW.provider_receipt AND NOT p.shares_transaction_id
+          AND p.id <> NEW.id;
         IF FOUND THEN
             RAISE EXCEPTION 'the number belongs to another payment, or to money in suspense'
                 USING ERRCODE = 'unique_violation', CONSTRAINT = 'payments_transaction';
