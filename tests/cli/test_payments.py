@@ -5,7 +5,9 @@ import json
 
 import pytest
 
-from kobiri.domain.ids import new_id
+from kobiri.cli.payments import _overruled
+from kobiri.domain.ids import TenantId, new_id
+from kobiri.domain.outcome import Succeeded
 from kobiri.store.db import Database
 from tests.cli.conftest import Cli
 from tests.conftest import TestDatabase
@@ -88,6 +90,17 @@ def test_a_person_tells_what_arrived_and_hears_that_nobody_was_asked(
         "MP-9",
         "person: a person's word",
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "overruled"),
+    [(None, "D1", None), ("D1", "D1", None), ("R1", "D1", None), ("X", "D1", "X"), ("X", None, None)],
+)
+def test_who_names_the_receipt_is_not_told_of_another_id(
+    given: str | None, named: str | None, overruled: str | None
+) -> None:
+    payment = make_payment(TenantId(new_id()), provider_receipt="R1")
+    assert _overruled(payment, Succeeded(named), given) == overruled
 
 
 @pytest.mark.parametrize("text", ["", "x", "'; DROP TABLE payments", "019b76da-8c3c-7f20-8000-0a1b2c3d4e5"])

@@ -219,6 +219,19 @@ async def test_a_person_cannot_settle_two_payments_with_one_id(make_api: ApiFact
     await reviews.resolve(gateway(api), PaymentId(second), "successful", WHY, ACTOR, "MP-2")
 
 
+async def test_a_person_may_name_the_receipt_and_nobody_elses(make_api: ApiFactory, simulator: Simulator) -> None:
+    api, first = await lost_at_zamtel(make_api, simulator)
+    second = (await api.pay(payer="260951234567")).json()["payment_id"]
+    await age(api.database, "1 hour")
+    await api.database.fetch("UPDATE payments SET provider_receipt = 'R-1' WHERE id = $1", first)
+    for decision in ("successful", "failed"):
+        with pytest.raises(Conflict, match=rf"'R-1' is that of payment {first} \(tenant shop\)"):
+            await reviews.resolve(gateway(api), PaymentId(second), decision, WHY, ACTOR, "R-1")
+    await reviews.resolve(gateway(api), PaymentId(first), "successful", WHY, ACTOR, "R-1")
+    done = await read(api, first)
+    assert (done["status"], done["provider_transaction_id"], done["provider_receipt"]) == ("SUCCESSFUL", None, "R-1")
+
+
 async def test_the_database_itself_refuses_a_second_payment_with_an_id(
     db: Database, database: TestDatabase, tenant_id: TenantId
 ) -> None:

@@ -118,9 +118,7 @@ def resolve(
     payment, finding = run(json, work)
     asked = finding is not None and not isinstance(finding, Unknown)
     unasked = finding.reason if isinstance(finding, Unknown) else None
-    named = finding.provider_transaction_id if isinstance(finding, Succeeded) else None
-    is_taken = named is None or transaction_id in (None, named, payment.provider_receipt)
-    overruled = None if is_taken else transaction_id
+    overruled = _overruled(payment, finding, transaction_id)
     document = {
         **_facts(payment),
         "provider_asked": asked,
@@ -128,6 +126,13 @@ def resolve(
         "transaction_id_not_taken": overruled,
     }
     emit(json, document, lambda console: _tell_resolved(console, payment, unasked, overruled))
+
+
+def _overruled(payment: Payment, finding: Finding | None, transaction_id: str | None) -> str | None:
+    """The id that a person gave, where the provider names another; a receipt is another name of the same."""
+    named = finding.provider_transaction_id if isinstance(finding, Succeeded) else None
+    is_taken = named is None or transaction_id in (None, named, payment.provider_receipt)
+    return None if is_taken else transaction_id
 
 
 def _tell_resolved(console: Console, payment: Payment, unasked: str | None, overruled: str | None) -> None:
