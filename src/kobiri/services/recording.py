@@ -26,6 +26,7 @@ from kobiri.providers.base import (
     Callback,
     CallbackWord,
     Checked,
+    Field,
     Payout,
     Provider,
     ProviderSpec,
@@ -425,7 +426,7 @@ class _Notebook:
         values = {
             one.name: account.values[one.name]
             for one in spec.fields
-            if one.default is not None and not one.secret and account.values[one.name].replace("-", "").isalnum()
+            if _is_setting(one) and account.values.get(one.name, "").replace("-", "").isalnum()
         }
         document: dict[str, Any] = {
             "name": _title(operation, kind, answer),
@@ -458,6 +459,11 @@ def _title(operation: Operation, kind: Kind, answer: dict[str, Any] | None) -> s
     return f"{what[operation]}: HTTP {answer['status']}" if answer else f"A callback about the {kind}"
 
 
+def _is_setting(one: Field) -> bool:
+    """Whether a field says how an account works, and not whose it is."""
+    return not one.secret and (one.default is not None or bool(one.choices))
+
+
 def _secrets(provider: Provider) -> list[str]:
     """All that is secret of an account, or tells whose it is."""
     account = provider.account
@@ -466,7 +472,7 @@ def _secrets(provider: Provider) -> list[str]:
     found += [
         value
         for one in provider.spec.fields
-        if one.default is None and len(value := account.values.get(one.name, "")) >= MIN_IDENTITY
+        if not _is_setting(one) and len(value := account.values.get(one.name, "")) >= MIN_IDENTITY
     ]
     if account.callback_url is not None:
         found.append(account.callback_url)
