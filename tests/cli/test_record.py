@@ -25,7 +25,7 @@ from tests.providers import test_recordings as recordings
 
 PIN = "7394"
 NAME = "Chilufya Mutale"
-OTHERS = ("98765.43", "203.0.113.77", "0955873946", "kanary-cookie-93")
+OTHERS = ("98765.43", "203.0.113.77", "0955812640", "kanary-cookie-93")
 NUMBERS = {"mtn": "0967654328", "airtel": "0977654328", "zamtel": "0957654328", "pawapay": "0967654329"}
 
 POST = """

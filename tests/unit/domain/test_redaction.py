@@ -23,7 +23,7 @@ WALLET = Msisdn("260977654328")
 MONEY = Money.parse("3.00", "ZMW")
 KEY, PIN, TOKEN = "Zq8+kanary/Key=93", "7394", "vT5-callback_kanary-88"
 NAMES = ("Chilufya", "Mutale-Phiri")
-OTHERS = ("0955873946", "260 96 8 754 839", "98765.43", "203.0.113.77")
+OTHERS = ("0955812640", "260 96 8 754 839", "98765.43", "203.0.113.77")
 
 
 def redactor() -> Redactor:
@@ -58,7 +58,7 @@ SEEN = {form for secret in (KEY, PIN, TOKEN) for form in encodings(secret)} | {
     "654328",
     "260977",
 }
-SEEN |= {*NAMES, "955873946", "968754839", "9876543", "2030113", KEY[:8], TOKEN[:8]}
+SEEN |= {*NAMES, "955812640", "968754839", "9876543", "2030113", KEY[:8], TOKEN[:8]}
 
 
 def plain(text: str) -> str:
@@ -81,7 +81,7 @@ names = st.sampled_from(
     ["status", "code", "reason", "message", "id", "user_name", "balance", "msisdn", "resultCode", "x"]
 )
 leaves = st.one_of(
-    texts, st.sampled_from(PLANTED), st.sampled_from([977654328, 260977654328, 7394, 98765.43, 955873946, True, None])
+    texts, st.sampled_from(PLANTED), st.sampled_from([977654328, 260977654328, 7394, 98765.43, 955812640, True, None])
 )
 documents: st.SearchStrategy[Any] = st.recursive(
     leaves,
@@ -173,8 +173,8 @@ def test_any_secret_of_the_account_stays_untold_in_whichever_dress(secret: str, 
         ("message", "Chilufya has 98765.43 and PIN 7394", "… has … and PIN …"),
         ("valid_upto", "31-12-2026 23:59:59", "11-11-1111 11:11:11"),
         ("user_name", "Chilufya", "Xxxxxxxx"),
-        ("code", "PAID0955873946", "XXXX1111111111"),
-        ("status", "955873946", "111111111"),
+        ("code", "PAID0955812640", "XXXX1111111111"),
+        ("status", "955812640", "111111111"),
         ("success", False, False),
         ("id", None, None),
     ],
