@@ -552,10 +552,10 @@ async def test_after_a_statement_showed_the_receipt_another_number_is_another_pa
     unseen = await reconcile(db, [by_facts(payment, 2, their_id="R9", **by_reference)], dry_run=True)
     assert entry(unseen).detail == "their transaction id is not the one that we know"
     assert verdicts(await reconcile(db, [by_facts(payment, 2, their_id="R1")])) == {Verdict.AGREED: 1}
-    again = await reconcile(db, [by_facts(payment, 2, their_id="D1", **by_reference)], sha256="1" * 64)
-    assert verdicts(again) == {Verdict.AGREED: 1}
-    twice = await reconcile(db, [by_facts(payment, 2, their_id="R9", **by_reference)], sha256="2" * 64)
+    twice = await reconcile(db, [by_facts(payment, 2, their_id="R9", **by_reference)], sha256="1" * 64)
     assert verdicts(twice) == {Verdict.PAID_TWICE: 1}
+    again = await reconcile(db, [by_facts(payment, 2, their_id="D1", **by_reference)], sha256="2" * 64)
+    assert verdicts(again) == {Verdict.AGREED: 1}
 
 
 async def test_a_line_with_the_receipt_settles_an_open_payment_and_takes_no_other_place(
@@ -608,7 +608,6 @@ async def test_late_money_with_a_receipt_is_the_statements_line(
 ) -> None:
     payment = await made(Status.FAILED)
     said = Succeeded("D1", receipt="R1")
-    await outcomes.apply(db, payment, said, Source.CHECK, payment.created_at, AUTHOR)
     await outcomes.apply(db, payment, said, Source.CHECK, payment.created_at, AUTHOR)
     [row] = await database.fetch("SELECT transaction_id, other_id FROM arrivals")
     assert tuple(row) == ("D1", "R1")
@@ -722,6 +721,10 @@ async def test_a_payment_with_another_transaction_id_does_not_fit(db: Database, 
     counted = verdicts(await reconcile(db, [by_facts(payment, their_id="T-theirs")]))
     assert counted[Verdict.MISSING_OURS] == 1
     assert verdicts(await reconcile(db, [by_facts(payment, their_id=None)]))[Verdict.AGREED] == 1
+    sent = await made(Status.PENDING)
+    known = await outcomes.apply(db, sent, Accepted(receipt="R-ours"), Source.SEND, sent.created_at, AUTHOR)
+    counted = verdicts(await reconcile(db, [by_facts(known, their_id="R-theirs")]))
+    assert counted[Verdict.MISSING_OURS] == 1
 
 
 async def test_a_payment_that_was_never_sent_does_not_fit(db: Database, tenant_id: TenantId, made: Maker) -> None:

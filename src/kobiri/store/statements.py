@@ -105,14 +105,11 @@ ORDER BY l.number
 
 # Both sides must be alone: one line for the payment, one payment for the line. Payments that a stronger mark has taken
 # ($9) are none, nor are those that surely never reached the provider (Payment.surely_unsent). A payment that has
-# another transaction id does not fit, but it may have been this line's all the same, under another kind of id: so the
-# line fits no other payment either.
+# another transaction id does not fit (either of its numbers was looked for before). But it may have been this line's
+# all the same, under another kind of id: so the line fits no other payment either.
 BY_FACTS = f"""
 SELECT DISTINCT ON (number) * FROM (
-    SELECT l.number, (
-            l.their_id <> coalesce(p.provider_transaction_id, p.provider_receipt)
-            AND l.their_id <> coalesce(p.provider_receipt, p.provider_transaction_id)
-        ) IS TRUE AS is_other,
+    SELECT l.number, (l.their_id = coalesce(p.provider_transaction_id, p.provider_receipt)) IS FALSE AS is_other,
         greatest(count(*) OVER (PARTITION BY l.number), count(*) OVER (PARTITION BY p.tenant_id, p.id)) AS fits, {OURS}
     FROM unnest($2::integer[], $3::bigint[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::text[])
         AS l (number, amount_minor, currency, payer, at, their_id, direction)

@@ -12,7 +12,7 @@ CREATE UNIQUE INDEX payments_receipt ON payments (provider, account_fingerprint,
 """
 
 # Both numbers of a payment and both ids of an arrival are of one space. The lock makes two that come at once see each
-# other; of two equal ones in one place the index knows. Only what is new is looked for: payments that shared an id
+# other; of two equal ones in one place its index knows. Only what is new is looked for: payments that shared an id
 # before there was this rule may change otherwise.
 FUNCTIONS = """
 CREATE FUNCTION hold_settled_transaction() RETURNS trigger
@@ -35,7 +35,7 @@ BEGIN
         UNION ALL
         SELECT 1 FROM payments p
         WHERE p.provider = NEW.provider AND p.account_fingerprint = NEW.account_fingerprint
-          AND p.provider_receipt = held AND p.id <> NEW.id
+          AND p.provider_receipt = held AND held = NEW.provider_transaction_id AND p.id <> NEW.id
         UNION ALL
         SELECT 1 FROM payments p
         WHERE p.provider = NEW.provider AND p.account_fingerprint = NEW.account_fingerprint
