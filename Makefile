@@ -41,8 +41,9 @@ check: .venv/.dev ## format, lint, types, direction of imports, no download addr
 bench: .venv/.package ## measure (see benchmarks/)
 	$(BIN)/python -m benchmarks
 
-chaos: .venv/.dev ## break things for SECONDS (60) by a SEED (drawn and printed), or LIES=1, then check every invariant
-	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(LIES),--lies)
+chaos: .venv/.dev ## break things for SECONDS (60) by a SEED (drawn and printed), LIES=1 or STRANGE=1, then check every invariant
+	@$(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED)) $(if $(LIES),--lies) \
+		$(if $(STRANGE),--strange)
 
 lock: ## resolve requirements/*.txt anew from pyproject.toml, a week behind the newest releases (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv on the PATH." >&2; exit 1; }

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tests.chaos import sanity, truth
+from tests.chaos import plain, sanity, truth
 from tests.chaos.clients import Crowd
 from tests.chaos.stack import Site, askable
 from tests.crash.invariants import INVARIANTS, Broken, broken, broken_chain, look
@@ -16,7 +16,7 @@ ALL_COME_TO_REST = "every payment becomes final or, where nobody can be asked, w
 CHAIN_VERIFIES = "the audit chain verifies and holds every event"
 NO_DEFECT = "no process reports a defect"
 ROADS_ARE_BACK = f"every road is back in every process {truth.BACK_WITHIN_S:.0f} s after the operators are sane"
-OF_EVERY_RUN = (EVERYONE_IS_TOLD, ALL_COME_TO_REST, CHAIN_VERIFIES, NO_DEFECT)
+OF_EVERY_RUN = (EVERYONE_IS_TOLD, ALL_COME_TO_REST, CHAIN_VERIFIES, NO_DEFECT, plain.AN_ANSWER_SETTLES)
 NAMES = (*INVARIANTS, *OF_EVERY_RUN)
 LYING_NAMES = (*truth.WHATEVER_IS_SAID, *truth.LYING_INVARIANTS, ROADS_ARE_BACK, *OF_EVERY_RUN)
 TRACES = ("Traceback (most recent call last)", '"exception":')
@@ -75,6 +75,7 @@ async def everything(site: Site, crowd: Crowd, rest_within_s: float) -> tuple[li
     wrong = await _broken_chain(site) and await _broken_chain(site)  # an event may come while it is read
     found += [Broken(CHAIN_VERIFIES, None, wrong)] if wrong else []
     await site.stop_workers()
+    found += plain.unsettled(*await plain.ask(site))
     found += await _of_a_lying_world(site, crowd) if site.lying else broken(await look(site.stack, crowd.told))
     found += [Broken(NO_DEFECT, None, defect) for process in site.stack.processes for defect in process.defects()]
     return found, rested_s

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 from kobiri.domain.msisdn import ZAMBIA, ZAMBIAN_NETWORKS
 from kobiri.providers import registry
 from tests.chaos import lies
+from tests.conftest import simulator_of
 from tests.crash.pg_proxy import ATTEMPT, T1, T2, Decision, Moment
 
 Target: TypeAlias = Literal["api", "server", "worker"]
@@ -15,6 +16,7 @@ Target: TypeAlias = Literal["api", "server", "worker"]
 CLIENTS = 10
 FAULTS_EVERY_S, KILLS_EVERY_S, PAUSES_EVERY_S, RESTARTS_EVERY_S = 0.4, 5.0, 5.0, 15.0
 CUTS_EVERY_S, STALLS_EVERY_S = 0.8, 0.4
+STRANGEST = "strangest"  # how the names of these dialects begin
 LONGEST_PROMPT_MS = 8_000
 # Long enough to see what not-founds lead to, which needs minutes by design.
 LONG_RUN_S, LONG_QUEUE_S = 300.0, 400.0
@@ -25,11 +27,16 @@ PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
 
 @dataclass(frozen=True)
 class Traits:
-    """What the plan must know of a provider. `askable`: it has a status query."""
+    """What the plan must know of a provider. `askable`: it has a status query.
+
+    `strangest`: its strangest dialects. `doubtful`: those of them in which a failure is proven after minutes only.
+    """
 
     provider: str
     networks: tuple[str, ...]
     askable: bool
+    strangest: tuple[str, ...] = ()
+    doubtful: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,8 @@ Step: TypeAlias = ProviderFault | Kill | Pause | Restart | Cut | Stall
 class Plan:
     """`signed`: the providers whose callbacks are signed. Each client draws its orders from a seed of its own.
 
-    `unwell`: None where nobody lies; else the providers that refuse everybody at times.
+    `unwell`: None where nobody lies; else the providers that refuse everybody at times. `spoken`: each provider's
+    dialect; empty where all speak as usual.
     """
 
     seed: int
@@ -103,6 +111,7 @@ class Plan:
     client_seeds: tuple[int, ...]
     prefixes: tuple[str, ...]
     unwell: frozenset[str] | None = None
+    spoken: tuple[tuple[str, str], ...] = ()
 
     @property
     def send_within_s(self) -> int:
@@ -111,25 +120,41 @@ class Plan:
 
     @property
     def rest_within_s(self) -> float:
-        """How long all may take to come to rest: three not-founds take twelve minutes after the last send."""
+        """How long all may take to come to rest: three not-founds take twelve minutes after the last send.
+
+        So do three failures in doubt.
+        """
         return 900.0 if self._concludes else max(LEAST_REST_S, self.seconds)
 
     @property
     def _concludes(self) -> bool:
-        return self.unwell is not None and self.seconds >= LONG_RUN_S
+        return (self.unwell is not None or bool(self.spoken)) and self.seconds >= LONG_RUN_S
 
 
 def traits() -> tuple[Traits, ...]:
     """All providers of the registry that collect."""
-    return tuple(
-        Traits(spec.id, tuple(sorted(spec.networks)), spec.operations["collection"].status_query != "none")
-        for spec in (entry.spec for entry in registry.PROVIDERS)
-        if "collection" in spec.operations
-    )
+    found = []
+    for spec in (entry.spec for entry in registry.PROVIDERS):
+        if "collection" not in spec.operations:
+            continue
+        strangest = {name: one for name, one in simulator_of(spec).DIALECTS.items() if name.startswith(STRANGEST)}
+        found.append(
+            Traits(
+                provider=spec.id,
+                networks=tuple(sorted(spec.networks)),
+                askable=spec.operations["collection"].status_query != "none",
+                strangest=tuple(strangest),
+                doubtful=tuple(name for name, one in strangest.items() if one.doubtful),
+            )
+        )
+    return tuple(found)
 
 
-def make(seed: int, seconds: float, providers: Sequence[Traits], *, lying: bool = False) -> Plan:
-    """`lying`: providers say what is not so, and nobody is killed; else they may be slow, lose and repeat."""
+def make(seed: int, seconds: float, providers: Sequence[Traits], *, lying: bool = False, strange: bool = False) -> Plan:
+    """`lying`: providers say what is not so, and nobody is killed; else they may be slow, lose and repeat.
+
+    `strange`: each speaks its strangest dialect; of several, the seed draws one.
+    """
     dice = random.Random(seed)
     networks = {network for each in providers for network in each.networks}
     first = [each.provider for each in providers if len(each.networks) == 1]
@@ -140,6 +165,8 @@ def make(seed: int, seconds: float, providers: Sequence[Traits], *, lying: bool 
         step if isinstance(step, Kill | Cut) else replace(step, lasts_s=min(step.lasts_s, seconds - step.at_s))
         for step in drawn
     )
+    # With dice of their own, so that the rest of a seed's plan is the same in every dialect.
+    spoken = _spoken(random.Random(f"{seed} speaks"), seconds, providers) if strange else ()
     return Plan(
         seed=seed,
         seconds=seconds,
@@ -148,7 +175,15 @@ def make(seed: int, seconds: float, providers: Sequence[Traits], *, lying: bool 
         client_seeds=tuple(dice.getrandbits(64) for _ in range(CLIENTS)),
         prefixes=tuple(ZAMBIA + prefix for prefix, network in ZAMBIAN_NETWORKS.items() if network in networks),
         unwell=unwell,
+        spoken=tuple(spoken),
     )
+
+
+def _spoken(dice: random.Random, seconds: float, providers: Sequence[Traits]) -> Iterator[tuple[str, str]]:
+    """How each provider speaks all the time. What takes minutes to understand is said in a long run only."""
+    for each in providers:
+        choice = [name for name in each.strangest if seconds >= LONG_RUN_S or name not in each.doubtful]
+        yield each.provider, dice.choice(choice)
 
 
 def _broken(dice: random.Random, seconds: float, providers: Sequence[Traits]) -> list[Step]:

@@ -14,6 +14,7 @@ def show(report: Report) -> None:
 def lines(report: Report) -> list[str]:
     found = [f"Payments: {report.made}"]
     found += [f"  {provider:<10} {_counts(counts)}" for provider, counts in sorted(report.payments.items())]
+    found += [f"Dialects: {', '.join(f'{provider} {name}' for provider, name in report.spoken.items()) or 'usual'}"]
     found += [f"Faults at the providers: {_counts(report.faults)}"]
     found += [f"Processes and database: {_counts(report.hurt)}"]
     found += [f"Clients: {_counts(report.clients)}"]
@@ -24,7 +25,8 @@ def lines(report: Report) -> list[str]:
     for payment_id, history in report.histories.items():
         found += [f"--- payment {payment_id}"]
         found += [f"{name}: {json.dumps(each, default=str)}" for name, several in history.items() for each in several]
-    again = f"make chaos SEED={report.seed} SECONDS={report.seconds:g}{' LIES=1' if report.lying else ''}"
+    modes = (" LIES=1" if report.lying else "") + (" STRANGE=1" if report.spoken else "")
+    again = f"make chaos SEED={report.seed} SECONDS={report.seconds:g}{modes}"
     return [*found, f"Broken with seed {report.seed}; again: {again}"]
 
 

@@ -21,6 +21,7 @@ class Report:
     seed: int
     seconds: float
     lying: bool
+    spoken: dict[str, str]
     payments: dict[str, dict[str, int]]
     faults: dict[str, int]
     hurt: dict[str, int]
@@ -39,10 +40,16 @@ class Report:
 
 
 async def run(
-    seed: int, seconds: float, folder: Path, tell: Tell = lambda _what, _share: None, *, lying: bool = False
+    seed: int,
+    seconds: float,
+    folder: Path,
+    tell: Tell = lambda _what, _share: None,
+    *,
+    lying: bool = False,
+    strange: bool = False,
 ) -> Report:
     """Everything stops by itself: the chaos after `seconds`, the rest within a bound."""
-    made = plan.make(seed, seconds, plan.traits(), lying=lying)
+    made = plan.make(seed, seconds, plan.traits(), lying=lying, strange=strange)
     tell("Starting …", 0)
     async with stack.running(folder, made) as site:
         crowd = Crowd(site.urls)
@@ -55,6 +62,7 @@ async def run(
                 seed=seed,
                 seconds=seconds,
                 lying=lying,
+                spoken=dict(made.spoken),
                 payments={name: dict(counts) for name, counts in (await checks.by_status(site)).items()},
                 faults=dict(site.faults.most_common()),
                 hurt={**site.counts, "cut commits": site.cut_commits},

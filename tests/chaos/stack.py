@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from kobiri.providers import registry
 from kobiri.store.migrations import run as migrations
 from tests.chaos import plan as plans
 from tests.chaos.plan import Cut, Kill, Pause, Plan, ProviderFault, Restart, Stall, Step, Target
-from tests.conftest import PEPPER, Simulator, TestDatabase, make_tenant
+from tests.conftest import PEPPER, Simulator, TestDatabase, make_tenant, simulator_of
 from tests.crash.pg_proxy import T2, Decision, Hold, Moment, PgProxy, proxied
 from tests.e2e.stack import Process, Stack, children, environment_of, eventually, free_port, is_running
 
@@ -39,6 +39,7 @@ class Site:
     """All of it. `callers`: keys of the API, of two tenants and both modes.
 
     `told`: every fault by its id. `unwell`: the providers that refuse everybody at times, where operators lie.
+    `usual`: options with which each simulator speaks as usual.
     """
 
     home: Path
@@ -47,6 +48,7 @@ class Site:
     callers: tuple[str, ...]
     urls: tuple[str, ...]
     unwell: frozenset[str]
+    usual: dict[str, dict[str, Any]] = field(default_factory=dict)
     told: dict[str, dict[str, Any]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
@@ -109,6 +111,10 @@ class Site:
             return False
 
         await eventually(ready, "the API is ready again")
+
+    async def speak_as_usual(self, provider: str) -> None:
+        """Whatever it has been asked before."""
+        await _configure(self.stack.simulator, provider, self.usual[provider])
 
     async def _do(self, step: Step) -> None:
         match step:
@@ -245,7 +251,7 @@ async def _processes(
         site = Site(home, stack, proxy, tuple(key for key, _ in callers), urls, plan.unwell or frozenset())
         try:
             stack.start("simulator")
-            stack.environment |= await _provider_settings(simulator, url, plan)
+            stack.environment |= await _provider_settings(site, url, plan)
             await site.start()
             yield site
         finally:
@@ -254,8 +260,9 @@ async def _processes(
                     await process.kill()
 
 
-async def _provider_settings(simulator: Simulator, url: str, plan: Plan) -> dict[str, str]:
-    """An account at each simulator, as settings; and the simulators told where to call back, and how to sign."""
+async def _provider_settings(site: Site, url: str, plan: Plan) -> dict[str, str]:
+    """An account at each simulator, as settings. The simulators are told how to speak, whom to call, how to sign."""
+    simulator = site.stack.simulator
 
     async def up() -> bool:
         with suppress(httpx.TransportError):
@@ -275,13 +282,21 @@ async def _provider_settings(simulator: Simulator, url: str, plan: Plan) -> dict
             "timeout_seconds": ANSWER_WITHIN_S,
             "deadline_seconds": DEADLINE_S,
         }
+        spoken = dict(plan.spoken).get(provider, "usual")
+        dialect = simulator_of(registry.BY_ID[provider].spec).DIALECTS[spoken]
+        site.usual[provider] = {name: options[provider][name] for name in dialect.options}
+        told, mine = told | dialect.options, mine | dialect.values
         if provider in plan.signed:
             secrets = {name: SECRET for name in SHARED_SECRETS if name in options[provider]}
             told, mine = told | secrets, mine | secrets
-        answer = await simulator.client.patch(f"/_sim/settings/{provider}", json=told)
-        assert answer.status_code == 200, answer.text
+        await _configure(simulator, provider, told)
         settings |= {f"{provider}_{name}": value for name, value in mine.items()}
     return {name.upper(): str(value) for name, value in settings.items() if name in Settings.model_fields}
+
+
+async def _configure(simulator: Simulator, provider: str, options: Mapping[str, object]) -> None:
+    answer = await simulator.client.patch(f"/_sim/settings/{provider}", json=options)
+    assert answer.status_code == 200, answer.text
 
 
 def _start_database(home: Path) -> str:

@@ -27,9 +27,9 @@ def _seed() -> int:
     return seed
 
 
-async def _survives(seconds: float, folder: Path) -> None:
+async def _survives(seconds: float, folder: Path, *, strange: bool = False) -> None:
     seed = _seed()
-    report = await run(seed, seconds, folder)
+    report = await run(seed, seconds, folder, strange=strange)
     print("\n".join(lines(report)))
     assert not report.broken, f"seed {seed}: {report.broken[0]}"
     assert report.made >= 10, "on a busy machine too"
@@ -38,9 +38,9 @@ async def _survives(seconds: float, folder: Path) -> None:
     assert any(name.startswith("kills") for name in report.hurt)
 
 
-async def _survives_lies(seconds: float, folder: Path) -> None:
+async def _survives_lies(seconds: float, folder: Path, *, strange: bool = False) -> None:
     seed = _seed()
-    report = await run(seed, seconds, folder, lying=True)
+    report = await run(seed, seconds, folder, lying=True, strange=strange)
     print("\n".join(lines(report)))
     assert not report.broken, f"seed {seed}: {report.broken[0]}"
     assert report.made >= 10, "on a busy machine too"
@@ -50,6 +50,11 @@ async def _survives_lies(seconds: float, folder: Path) -> None:
 @pytest.mark.timeout(420)
 async def test_20_s_of_chaos_break_no_invariant(folder: Path) -> None:
     await _survives(20, folder)
+
+
+@pytest.mark.timeout(420)
+async def test_15_s_of_chaos_in_the_strangest_dialects_break_no_invariant(folder: Path) -> None:
+    await _survives(15, folder, strange=True)
 
 
 @pytest.mark.full("takes minutes")
@@ -63,3 +68,9 @@ async def test_60_s_of_chaos_break_no_invariant(folder: Path) -> None:
 @pytest.mark.parametrize("_turn", range(3))
 async def test_60_s_of_lies_break_no_invariant(folder: Path, _turn: int) -> None:
     await _survives_lies(60, folder)
+
+
+@pytest.mark.full("takes minutes")
+@pytest.mark.timeout(600)
+async def test_60_s_of_lies_in_the_strangest_dialects_break_no_invariant(folder: Path) -> None:
+    await _survives_lies(60, folder, strange=True)

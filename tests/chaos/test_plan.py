@@ -1,6 +1,7 @@
 """The plan of a seed is always the same, and fits into its time."""
 
 import random
+from dataclasses import replace
 from itertools import islice
 
 import msgspec
@@ -93,3 +94,21 @@ def test_what_lies_in_a_queue_is_carried_out_before_the_end_of_a_long_run() -> N
         assert longest_s * 0.9 < max(step.fault["ms"] for step in queued) / 1_000 <= longest_s
         if seconds >= plan.LONG_RUN_S:
             assert all(step.at_s + step.fault["ms"] / 1_000 <= seconds for step in queued)
+
+
+def test_in_the_strangest_dialects_all_else_is_as_planned() -> None:
+    for lying in (False, True):
+        usual = plan.make(7, 60, plan.traits(), lying=lying)
+        strange = plan.make(7, 60, plan.traits(), lying=lying, strange=True)
+        assert plan.make(7, 60, plan.traits(), lying=lying, strange=True) == strange
+        assert replace(strange, spoken=()) == usual
+        assert [provider for provider, _ in strange.spoken] == [each.provider for each in plan.traits()]
+
+
+def test_what_takes_minutes_to_understand_is_said_in_long_runs_only() -> None:
+    doubtful = {(each.provider, name) for each in plan.traits() for name in each.doubtful}
+    all_of_them = {(each.provider, name) for each in plan.traits() for name in each.strangest}
+    assert doubtful < all_of_them
+    for seconds, wanted in ((60.0, all_of_them - doubtful), (plan.LONG_RUN_S, all_of_them)):
+        made = [plan.make(seed, seconds, plan.traits(), strange=True) for seed in range(50)]
+        assert {spoken for each in made for spoken in each.spoken} == wanted
