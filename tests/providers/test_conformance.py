@@ -551,6 +551,7 @@ async def with_tokens(bench: Bench, kind: Kind) -> Request:
     request = await bench.request(kind)
     await bench.send(await bench.request(kind))
     if not await bench.arrived("token"):
+        assert "token_ttl_s" not in await bench.options(), "its tokens live for a while, and none was fetched"
         pytest.skip(f"{bench.spec.id}: no token to fetch")
     return request
 
@@ -677,10 +678,11 @@ async def test_a_lie_about_a_success_is_noticed(
     told = await bench.find(request)
     assert isinstance(truth, Succeeded)
     assert isinstance(told, Succeeded)
-    if (told.payer if lie == "wrong_payer" else told.money) is None:
-        pytest.skip(f"{entry.spec.id}: a status names no {'payer' if lie == 'wrong_payer' else 'amount'}")
     await bench.fault(kind=lie, operation="status")
     finding = await bench.find(request)
+    if (told.payer if lie == "wrong_payer" else told.money) is None:  # it is in a sentence only, which nobody reads
+        assert finding == told
+        return
     assert isinstance(finding, Unknown | Succeeded)
     assert isinstance(finding, Unknown) or not agrees(payment_of(request), finding)
 
