@@ -258,6 +258,19 @@ def test_files_are_new_ones_and_never_overwritten(shop: Cli, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "mtn-token-200.json"])
 
 
+def test_a_full_disk_is_told_in_one_sentence(
+    shop: Cli, operators: TalkativeOperators, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, sentence = shop.refusal("accounts", "record", "--platform", "mtn", "--check", "--out", str(tmp_path))
+    assert code == "file"
+    assert "No space left" in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_asked_for(
     shop: Cli, operators: TalkativeOperators, tmp_path: Path
 ) -> None:

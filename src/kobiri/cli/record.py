@@ -1,5 +1,6 @@
 """kobiri accounts record: real exchanges with a provider as files, without secrets and numbers."""
 
+import errno
 import os
 import sys
 import tempfile
@@ -38,7 +39,13 @@ class Folder:
     written: list[Path] = field(default_factory=list)
 
     def keep(self, one: Recording) -> None:
-        """Write a file whole or not at all, under a name that was free."""
+        """Write a file whole or not at all, under a name that was free. Raises OSError that names the folder."""
+        try:
+            self._keep(one)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+
+    def _keep(self, one: Recording) -> None:
         descriptor, temporary = tempfile.mkstemp(prefix=".recording.", dir=self.path)  # mode 0600
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -57,7 +64,7 @@ class Folder:
             except FileExistsError:
                 continue
             return path
-        raise FileExistsError(17, "it holds too many recordings", str(self.path))
+        raise FileExistsError(errno.EEXIST, "It holds too many recordings of this name")
 
 
 def record(
@@ -182,6 +189,8 @@ def _wrong(  # noqa: PLR0911  # one return for each thing that may be wrong
         return (
             "Name a folder that exists by --out." if out is None else f"{out}: there is no such folder; make it first."
         )
+    if not os.access(out, os.W_OK | os.X_OK):
+        return f"{out}: no file can be made there."
     if check + (collect is not None) + (payment is not None) != 1:
         return "Say what to record: --check, --collect with --from, or --payment."
     if (collect is None) != (payer is None):
