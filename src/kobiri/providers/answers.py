@@ -109,8 +109,10 @@ def _is_object(body: bytes) -> bool:
 
 def text(value: object, *, numbers: bool = False) -> str | None:
     """Take a JSON text or null, and a number's text where `numbers` are expected. Raises Strange."""
-    if value is None or (isinstance(value, str) and (numbers or not isinstance(value, Number))):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str) and (numbers or not isinstance(value, Number)):
+        return str(value)  # a plain one: what is told in an outcome is stored, and `Number` cannot be encoded
     raise Strange("a field has an unexpected type")
 
 
