@@ -871,7 +871,7 @@ async def test_a_check_tells_which_keys_and_versions_serve(airtel: Airtel) -> No
     airtel.on_token = answer(403, echo)
     async with provider_at(airtel.url) as provider:
         checked = await provider.check(within_s=5)
-    assert checked.trouble == "no token: HTTP 403 forbidden"
+    assert checked.trouble == "no token: HTTP 403"
     assert checked.facts["token"] == "HTTP 403: forbidden, IP 192.0.2.7, …, …"
     assert checked.facts["sign_key"] == "not used"
 

@@ -3,6 +3,7 @@
 import codecs
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kobiri.domain.ids import ProviderReference
-from kobiri.domain.outcome import Unknown
+from kobiri.domain.outcome import NotSent, Unknown
 from kobiri.providers.airtel import wire as airtel
 from kobiri.providers.answers import MAX_WORD, cut, own_word, unclear
 from kobiri.providers.mtn import wire as mtn
@@ -151,6 +152,29 @@ def test_a_500_about_one_number_is_no_outage_in_a_question_either() -> None:
 def test_spaces_are_no_part_of_a_word(said: str) -> None:
     assert cut(said) == "MP-1"
     assert cut(" ") is None
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 422, 429, 500, 503])
+@pytest.mark.parametrize("word", ["kanarySecret4711xyz", "260971234567", "7394"])
+def test_a_reason_quotes_no_word_that_nobody_listed(status: int, word: str) -> None:
+    about = {"code": word, "error": word, "status_code": word, "failureReason": {"failureCode": word}}
+    body = json.dumps(about | {"status": {"response_code": word}}).encode()
+    zamtels = json.dumps({"status": word}).encode()
+    answers = [
+        airtel.read_token(status, body),
+        airtel.read_key(status, body, datetime(2026, 1, 1, tzinfo=UTC)),
+        airtel.read_collection(status, body, REFERENCE),
+        airtel.read_payout_status(status, body, REFERENCE),
+        mtn.read_token(status, body),
+        mtn.read_create(status, body, "collection"),
+        mtn.read_status(status, body, REFERENCE, "collection"),
+        pawapay.read_create(status, body, REFERENCE),
+        pawapay.read_status(status, body, "collection", REFERENCE),
+        zamtel.read_collection(status, zamtels),
+    ]
+    reasons = [answer.reason for answer in answers if isinstance(answer, NotSent | Unknown)]
+    reasons.append(pawapay.read_configuration(status, body) or "")
+    assert not [reason for reason in reasons if word in reason]
 
 
 SECRETS = ("canary-secret", "2468", "canary-secret-longer")

@@ -213,10 +213,10 @@ def test_a_token_may_tell_whose_account_it_opens(text: str, subject: str | None)
             (403, refusal(f"{kind}_NOT_ALLOWED"), Declined(FailureCode.NOT_ALLOWED, f"{kind}_NOT_ALLOWED"))
             for kind in ("DEPOSITS", "PAYOUTS", "REFUNDS", "REMITTANCES")
         ),
-        (403, refusal("NOT_ALLOWED"), Unknown("HTTP 403 NOT_ALLOWED", outage=False, refused=True)),
+        (403, refusal("NOT_ALLOWED"), Unknown("HTTP 403", outage=False, refused=True)),
         (403, b"<html>DEPOSITS_NOT_ALLOWED</html>", Unknown("HTTP 403", outage=False, refused=True)),
         (401, refusal("DEPOSITS_NOT_ALLOWED"), Unknown("HTTP 401 DEPOSITS_NOT_ALLOWED", outage=False, refused=True)),
-        (400, refusal("SOMETHING_ELSE"), Unknown("HTTP 400 SOMETHING_ELSE", outage=False)),
+        (400, refusal("SOMETHING_ELSE"), Unknown("HTTP 400", outage=False)),
         (400, b"<html>Bad Request</html>", Unknown("HTTP 400", outage=False)),
         (401, refusal("NO_AUTHENTICATION"), Unknown("HTTP 401 NO_AUTHENTICATION", outage=False, refused=True)),
         (403, refusal("AUTHENTICATION_ERROR"), Unknown("HTTP 403 AUTHENTICATION_ERROR", outage=False, refused=True)),

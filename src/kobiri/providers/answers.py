@@ -3,7 +3,7 @@
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from http import HTTPStatus
 from typing import Never, TypeVar
 
@@ -29,6 +29,12 @@ TAG = re.compile(r"<[^<>]*>")
 # A phone number; a token, key or id.
 HIDDEN = re.compile(r"(?<![A-Za-z0-9])\+?[0-9]{7,}|[A-Za-z0-9+/=_.~-]{24,}")
 SHORTEST_SECRET = 4
+
+# What gateways say of a client or a token (RFC 6749, RFC 6750).
+GATEWAY_WORDS = frozenset({
+    "access_denied", "insufficient_scope", "invalid_client", "invalid_grant", "invalid_request", "invalid_scope",
+    "invalid_token", "server_error", "temporarily_unavailable", "unauthorized_client", "unsupported_grant_type",
+})  # fmt: skip
 
 Object = dict[str, object]
 
@@ -160,6 +166,15 @@ def readable(read: Callable[[Object], T], answer: Object) -> T | None:
 def cut(foreign: str | None) -> str | None:
     """Keep what a log, a database and a screen can show of a foreign word: spaces around it are no part of it."""
     return "".join(filter(str.isprintable, foreign)).strip()[:MAX_CODE].rstrip() or None if foreign else None
+
+
+def said(status: int, *words: str | None, listed: Container[str | None]) -> str:
+    """Say why in our own words: "HTTP 401 invalid_client". Merchants and logs get to see it.
+
+    What is not `listed` may be anything, such as a secret that the provider was told.
+    """
+    known = (word for word in words if word and (word in listed or word in GATEWAY_WORDS))
+    return " ".join((f"HTTP {status}", *known))
 
 
 def declined(code: str | None, reasons: Mapping[str, FailureCode], otherwise: FailureCode) -> Declined:

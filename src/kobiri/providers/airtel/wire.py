@@ -37,7 +37,18 @@ from kobiri.domain.outcome import (
     Succeeded,
     Unknown,
 )
-from kobiri.providers.answers import Object, Strange, cut, inner, read_object, readable, text, unclear, without_mark
+from kobiri.providers.answers import (
+    Object,
+    Strange,
+    cut,
+    inner,
+    read_object,
+    readable,
+    said,
+    text,
+    unclear,
+    without_mark,
+)
 from kobiri.providers.base import Authenticity, CallbackWord, Collection, Foreign, Payout, Unreadable
 from kobiri.providers.tokens import Fresh
 
@@ -174,6 +185,7 @@ AGAINST = frozenset().union(
     DUPLICATE, DOUBT, NOT_FOUND, OF_OTHER_CALLS, COLLECTION_REASONS, PAYOUT_REASONS, REFUND_REASONS
 )
 LISTED = AGAINST | PAID | PENDING
+TOLD = LISTED | WORDS | {"?"}  # the last one is ours, for a word that is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +227,8 @@ class _Told:
 
     @property
     def unknown(self) -> Unknown:
-        told = " ".join(word for word in (self.word, self.code) if word)
-        unknown = _unclear(self.http_status, self.body, f"HTTP {self.http_status} {told}".rstrip())
+        told = said(self.http_status, self.word, self.code, listed=TOLD)
+        unknown = _unclear(self.http_status, self.body, told)
         if self.http_status not in (HTTPStatus.OK, HTTPStatus.BAD_REQUEST):
             return unknown  # of a gateway's or a page's words none is listed
         return replace(unknown, unlisted=self.unlisted if self.word in WORDS else self.word)
@@ -518,11 +530,11 @@ def _words(status: int, body: bytes) -> _Told | None:
     """Read {"data", "status": {…}}, {"status_code", "status_message"} or {"error"}; None for anything else."""
     try:
         answer = read_object(body)
-        said = inner(answer.get("status"))
+        about = inner(answer.get("status"))
         transaction = inner(inner(answer.get("data")).get("transaction"))
         word = (text(transaction.get("status")) or "").strip().rstrip(".").upper()
         codes = _codes(
-            said.get("response_code"), answer.get("status_code"), said.get("result_code"), answer.get("error")
+            about.get("response_code"), answer.get("status_code"), about.get("result_code"), answer.get("error")
         )
     except Strange:
         return None
@@ -530,10 +542,10 @@ def _words(status: int, body: bytes) -> _Told | None:
         http_status=status,
         word=(word if CODE.fullmatch(word) else "?") if word else None,
         codes=tuple(code for code in codes if code not in NEUTRAL),
-        message=_message(said.get("message")) or _message(answer.get("status_message")),
+        message=_message(about.get("message")) or _message(answer.get("status_message")),
         transaction=transaction,
         body=body,
-        success=said.get("success"),
+        success=about.get("success"),
         answered=bool(codes),
     )
 
@@ -558,7 +570,7 @@ def _none(what: str, status: int, body: bytes) -> NotSent:
     told = _words(status, body)
     code = told.code if told is not None else None
     refused = status in (400, 401, 403)  # 400 is what OAuth says to a client that it does not know
-    return NotSent(f"no {what}: HTTP {status} {code or ''}".rstrip(), outage=not refused, refused=refused)
+    return NotSent(f"no {what}: {said(status, code, listed=TOLD)}", outage=not refused, refused=refused)
 
 
 def _key_life(data: Object, now: datetime) -> float:

@@ -38,6 +38,7 @@ from kobiri.providers.answers import (
     our_reference,
     read_object,
     readable,
+    said,
     text,
     unclear,
 )
@@ -115,6 +116,8 @@ ABOUT_ONE_REQUEST = REFUSED_WITH_500 | {
 
 # Words that take back what a 400 says: the request arrived before, or MTN does not know itself.
 NO_REFUSAL = frozenset({"RESOURCE_ALREADY_EXIST", "INTERNAL_PROCESSING_ERROR", "SERVICE_UNAVAILABLE"})
+
+TOLD = NO_REFUSAL.union(REASONS, {"login_failed", "FORBIDDEN IP"})  # README 1 [O], 2 [O]
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,8 +364,7 @@ def _no_token(status: int, body: bytes) -> NotSent:
 
 
 def _told(status: int, body: bytes) -> str:
-    code = _code(body)
-    return f"HTTP {status} {code}" if code else f"HTTP {status}"
+    return said(status, _code(body), listed=TOLD)
 
 
 def _code(body: bytes) -> str | None:

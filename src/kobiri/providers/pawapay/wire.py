@@ -29,6 +29,7 @@ from kobiri.providers.answers import (
     our_reference,
     read_object,
     readable,
+    said,
     text,
     unclear,
     without_mark,
@@ -104,6 +105,10 @@ REFUSED_WITH_403 = frozenset({
 
 # A word that takes back what REJECTED says: pawaPay does not know itself.
 NO_REFUSAL = "UNKNOWN_ERROR"
+
+# Of the credentials: README 2 [D].
+OF_CREDENTIALS = frozenset({"NO_AUTHENTICATION", "AUTHENTICATION_ERROR", "AUTHORISATION_ERROR", "HTTP_SIGNATURE_ERROR"})
+TOLD = REFUSED_WITH_400 | REFUSED_WITH_403 | OF_CREDENTIALS.union(REASONS)
 
 
 class _PublicKey(msgspec.Struct):
@@ -317,8 +322,7 @@ def _unknown(status: int, body: bytes) -> Unknown:
 
 
 def _told(status: int, body: bytes) -> str:
-    code = _code(body)
-    return f"HTTP {status} {code}" if code else f"HTTP {status}"
+    return said(status, _code(body), listed=TOLD)
 
 
 def _code(body: bytes) -> str | None:

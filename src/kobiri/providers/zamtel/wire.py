@@ -38,6 +38,8 @@ PAYOUT_REFUSALS = {
 # Words that tell of trouble over there, and nothing of the money.
 TROUBLE = frozenset({"E8027", "-1"})
 
+LISTED = TROUBLE.union(COLLECTION_REFUSALS, PAYOUT_REFUSALS)
+
 # What may be quoted of a status: shorter than any secret, for an answer may echo the query that holds them.
 QUOTABLE = re.compile(r"-?[A-Za-z0-9]{1,8}", re.ASCII)
 
@@ -110,7 +112,7 @@ def _read(status: int, body: bytes, names: tuple[str, ...], refusals: Mapping[st
         return Succeeded(transaction_id)
     if (why := refusals.get(code)) is not None:
         return Declined(why, code)
-    told = f"status {code}" if QUOTABLE.fullmatch(code) else "an unknown status"
+    told = f"status {code}" if code in LISTED else "an unknown status"
     unlisted = code if QUOTABLE.fullmatch(code) and code not in TROUBLE else None
     return Unknown(told, outage=code in TROUBLE, askable=False, unlisted=unlisted)
 
