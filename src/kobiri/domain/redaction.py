@@ -167,8 +167,9 @@ class Redactor:
         media, _, charset = headers.get("Content-Type", "").partition(";")
         if media in MEDIA and CHARSET.fullmatch(f";{charset}" if charset else ""):
             told["Content-Type"] = headers["Content-Type"]
-        if SECONDS.fullmatch(headers.get("Retry-After", "")):
-            told["Retry-After"] = headers["Retry-After"]
+        later = headers.get("Retry-After", "")
+        if SECONDS.fullmatch(later) and self._is_harmless(later):
+            told["Retry-After"] = later
         return told
 
     def value(self, name: str, value: object, *, ours: bool = False) -> object:
@@ -247,8 +248,10 @@ class Redactor:
         plain = bool(words) and not any(character.isdigit() for character in text)
         if plain and text.isascii() and all(word.lower() in self._words for word in words):
             return self._told(text)
-        if STAMP.fullmatch(text) or (name in LASTING and SECONDS.fullmatch(text)):
-            return text if name in LASTING else DIGIT.sub("1", text)
+        if name in LASTING and SECONDS.fullmatch(text) and self._is_harmless(text):
+            return text
+        if STAMP.fullmatch(text):
+            return DIGIT.sub("1", text)
         if _is_coded(name) and CODE.fullmatch(text) and MOBILE.search(text) is None and self._is_harmless(text):
             return text
         is_sentence = any(character.isspace() for character in text.strip())

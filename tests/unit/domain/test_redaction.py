@@ -126,6 +126,14 @@ def test_no_path_and_no_header_tells_it(segments: list[str], query: dict[str, st
     assert one.sent_headers({"X-Callback-Url": TOKEN, "Accept": "*/*"}, but=TOKEN) == {"Accept": "*"}
 
 
+def test_seconds_that_are_a_pin_are_not_told() -> None:
+    one = redactor()
+    assert one.answered_headers({"Retry-After": "7394"}) == {}
+    assert one.answered_headers({"Retry-After": "30"}) == {"Retry-After": "30"}
+    assert one.text("expires_in", "7394") == "1111"
+    assert one.text("expires_in", "3600") == "3600"
+
+
 secrets = st.text(string.ascii_letters + string.digits + '+/=_-.: %"é', min_size=8, max_size=30).filter(
     lambda secret: len(plain(secret)) >= 8 and len(set(plain(secret)) - set("x1")) > 3
 )
