@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from kobiri import app as kobiri_app
-from kobiri.services import submission
-from tests.api.steps import eventually, gateway, history, problem, read, work
+from kobiri.services import roads, submission
+from tests.api.steps import check, eventually, gateway, history, problem, read, work
 from tests.conftest import Api, ApiFactory, Simulator
 
 PAYERS = [f"2609712345{number:02}" for number in range(6)]
@@ -87,3 +87,23 @@ async def test_a_lease_outlasts_the_call_that_it_allows(make_api: ApiFactory, si
         api = await airtel(make_api, simulator, deadline_s)
         (road,) = (one for one in gateway(api).roads._platform if one.spec.id == "airtel")
         assert submission.lease(road).total_seconds() == lasts_s
+
+
+async def test_questions_and_probes_get_the_same_time(
+    make_api: ApiFactory, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else payers of a slow operator are prompted, and what they paid is told to nobody."""
+    monkeypatch.setattr(roads, "CHECK_WITHIN_S", 0.5)
+    api = await airtel(make_api, simulator, deadline_s=10)
+    (await simulator.client.patch("/_sim/settings/airtel", json={"prompt_ms": 20})).raise_for_status()
+    await simulator.fault(kind="latency_after", provider="airtel", operation="status", ms=1_000)
+    payment_ids = [(await api.pay(payer=payer)).json()["id"] for payer in PAYERS]
+
+    async def settled() -> bool:
+        await check(api)
+        return {(await read(api, one))["status"] for one in payment_ids} == {"SUCCESSFUL"}
+
+    await eventually(settled)
+    (road,) = (one for one in gateway(api).roads._platform if one.spec.id == "airtel")
+    assert await road._trouble_of("collection") is None
+    assert gateway(api).roads.longest_question_s == 10

@@ -78,7 +78,8 @@ def switched_off(settings: Settings) -> list[str]:
 
 def longest_answer_s(settings: Settings) -> float:
     """The longest time that any provider gets for an answer to a question, in seconds."""
-    return max(_answer_within_s(settings, entry.spec) for entry in PROVIDERS)
+    asked = [one.spec for one in PROVIDERS if any(o.status_query != "none" for o in one.spec.operations.values())]
+    return max(_deadline_s(settings, spec) for spec in asked)
 
 
 def account(
@@ -100,8 +101,6 @@ def account(
     if any(complete[field.name] is None and not field.optional for field in spec.fields):
         return None
     known = {name: value for name, value in complete.items() if value is not None}
-    answer_within_s = _answer_within_s(settings, spec)
-    deadline_s = getattr(settings, f"{spec.id}_deadline_seconds", None) or spec.deadline_s or answer_within_s
     modes = {"live", "test"} if mode == "both" else {mode}
     return Account(
         base_url=base_url,
@@ -109,8 +108,8 @@ def account(
         values=known,
         callback_url=callback_url,
         webhook_secrets=webhook_secrets,
-        answer_within_s=answer_within_s,
-        deadline_s=max(deadline_s, answer_within_s),
+        answer_within_s=_answer_within_s(settings, spec),
+        deadline_s=_deadline_s(settings, spec),
         max_connections=settings.provider_max_connections,
     )
 
@@ -118,6 +117,12 @@ def account(
 def _answer_within_s(settings: Settings, spec: ProviderSpec) -> float:
     within_s: float = getattr(settings, f"{spec.id}_timeout_seconds", None) or spec.answer_within_s
     return within_s
+
+
+def _deadline_s(settings: Settings, spec: ProviderSpec) -> float:
+    """What the provider gets for an answer: never less than the client waits."""
+    within_s: float = getattr(settings, f"{spec.id}_deadline_seconds", None) or spec.deadline_s or 0.0
+    return max(within_s, _answer_within_s(settings, spec))
 
 
 def _text(value: object) -> str | None:

@@ -176,7 +176,7 @@ async def check(db: Database, keys: MasterKeys | None, make: Make, slug: str, mo
 async def ask(provider: Provider) -> Checked:
     """Ask a provider whether it takes its account, whoever's that is, and close it."""
     try:
-        checked = await provider.check(within_s=CHECK_WITHIN_S)
+        checked = await provider.check(within_s=max(CHECK_WITHIN_S, provider.account.deadline_s))
     finally:
         await provider.close()
     account = provider.account
@@ -308,7 +308,7 @@ async def _checked(make: Make, account: TenantAccount, wish: Wish, unchecked_bec
             raise Unprocessable(f"This account takes {', '.join(currencies)}, not {currency[:8]}.")
         account = _within_limits(replace(account, currency=currency), wish, account.currency)
         if unchecked_because is None:
-            checked = await provider.check(within_s=CHECK_WITHIN_S)
+            checked = await provider.check(within_s=max(CHECK_WITHIN_S, provider.account.deadline_s))
             if checked.trouble is not None:
                 why = checked.trouble.rstrip(".")
                 raise Unprocessable(f"{provider.spec.name} does not take this account: {why}. Nothing was stored.")

@@ -163,7 +163,7 @@ async def choose(db: Database, slug: str | None, mode: Mode, name: str | None, p
 async def check(gateway: Gateway, chosen: Chosen, keep: Keep) -> str | None:
     """Record the account's check, which moves nothing. None: it is taken; else why not. Raises Unprocessable."""
     road = await _road(gateway, chosen)
-    checked = await road.provider.check(within_s=CHECK_WITHIN_S)
+    checked = await road.provider.check(within_s=max(CHECK_WITHIN_S, road.account.deadline_s))
     _Notebook(road, keep).write()
     return checked.trouble
 

@@ -32,7 +32,7 @@ from kobiri.services.unlisted import UNLISTED
 
 log = structlog.get_logger(__name__)
 
-CHECK_WITHIN_S = 8.0
+CHECK_WITHIN_S = 8.0  # or as long as the provider gets, where it can be asked: a slow one is well too
 PLACE_WITHIN_S = 0.5  # a question that the pace lets wait for longer is due again later: it holds up a worker meanwhile
 LONGEST_LINE_S = 120.0
 LASTS_S = CONNECT_WITHIN_S + 2.0  # who has no answer by then has a connection, and trouble would show at once
@@ -149,7 +149,7 @@ class Road:
         if self.operation(kind).status_query == "none":
             return Unknown("this provider cannot be asked", outage=False, askable=False)
         call: Call = ("find", kind)
-        within_s, breaker = self.account.answer_within_s, self._breakers[call]
+        within_s, breaker = self.account.deadline_s, self._breakers[call]
         wait_s = self._pace.reserve(self._clock(), min(PLACE_WITHIN_S, within_s / 2)) if self._pace else 0.0
         if wait_s is None:
             in_line_s = self._line.reserve(self._clock(), LONGEST_LINE_S) if self._line else None
@@ -278,13 +278,15 @@ class Road:
 
     async def _trouble_of(self, kind: Kind) -> Unknown | None:
         """What is wrong with calls of a kind, asked about nobody's payment; None: nothing."""
+        within_s = CHECK_WITHIN_S
         if self.operation(kind).status_query != "none":
-            said = await self.provider.find(kind, new_provider_reference(), within_s=CHECK_WITHIN_S)
+            within_s = max(within_s, self.account.deadline_s)
+            said = await self.provider.find(kind, new_provider_reference(), within_s=within_s)
             trouble = _trouble(said)
             if trouble is not Trouble.OUTAGE:
                 return said if trouble is not None and isinstance(said, Unknown) else None
             # What is said of a payment that nobody can know may look like an outage: then the key decides.
-        checked = await self.provider.check(kind, within_s=CHECK_WITHIN_S)
+        checked = await self.provider.check(kind, within_s=within_s)
         return None if checked.trouble is None else Unknown(checked.trouble)
 
 
