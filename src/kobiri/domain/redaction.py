@@ -60,6 +60,7 @@ successful successfully supported sure system target tariff tax temporarily tena
 those till time timed timeout timestamp timezone tip to token tokens too total trace transaction transactions transfer
 trial trx try txn type types unable unauthorized unavailable unexpected unit units unknown unprocessable unspecified
 unsupported until up updated upto url urls used user uuid valid validation value values verification verified verify
+authorisation enqueued ignored manually ongoing reconciliation state submitted
 version wallet warnings was went were while with without wrong you your zm zmb zmw
 """.split())  # fmt: skip  # noqa: SIM905  # a list of three hundred would be a page of quotes
 
@@ -68,7 +69,10 @@ LASTING = frozenset({"expires_in"})
 WORD = re.compile(r"[^\W\d_]+")
 NAME = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,39}[0-9]{0,2}", re.ASCII)
 SEGMENT = re.compile(r"[A-Za-z](?:[A-Za-z_.-]|[0-9]{1,2}(?![0-9])){0,39}", re.ASCII)
-CODE = re.compile(r"[A-Z][A-Z_]{1,63}|[A-Z]{1,6}-?[0-9]{1,13}|-?[0-9]{1,6}|00[0-9]{5}", re.ASCII)
+CODE = re.compile(
+    r"[A-Z]{1,3}|[A-Z]{1,6}-?[0-9]{1,6}|DP0[0-9]{8,10}|-?[0-9]{1,6}|00[0-9]{5}", re.ASCII
+)  # a longer number may be somebody's
+WORD_CODE = re.compile(r"[A-Z][A-Z_]{1,63}", re.ASCII)  # a name looks like one: most of its words must be known
 MOBILE = re.compile(r"(?:[59][5-8]|7[5-9])[0-9]{7}", re.ASCII)
 SYMBOL = re.compile(r"[A-Z]{2,3}|[A-Z][0-9][A-Z]", re.ASCII)
 DECIMAL = re.compile(r"[0-9]{1,19}(?:\.[0-9]{1,18})?", re.ASCII)
@@ -197,7 +201,7 @@ class Redactor:
         pieces = self._ours.split(text)
         if len(pieces) == 1:
             return self._other(name, text)
-        told = [self._own(piece) if index % 2 else self._other(name, piece) for index, piece in enumerate(pieces)]
+        told = [self._own(piece) if index % 2 else self._other("", piece) for index, piece in enumerate(pieces)]
         return "".join(told)
 
     # --- what is kept, and what is made up --------------------------------------------------------------------------
@@ -252,11 +256,16 @@ class Redactor:
             return text
         if STAMP.fullmatch(text):
             return DIGIT.sub("1", text)
-        if _is_coded(name) and CODE.fullmatch(text) and MOBILE.search(text) is None and self._is_harmless(text):
+        if _is_coded(name) and self._is_code(text) and MOBILE.search(text) is None and self._is_harmless(text):
             return text
         is_sentence = any(character.isspace() for character in text.strip())
         known = any(word.lower() in self._words for word in words)
         return self._told(text) if is_sentence and known else self._make_up(text)
+
+    def _is_code(self, text: str) -> bool:
+        words = WORD.findall(text)
+        unknown = sum(word.lower() not in self._words for word in words)
+        return bool(CODE.fullmatch(text) or (WORD_CODE.fullmatch(text) and 2 * unknown < len(words)))
 
     def _told(self, text: str) -> str:
         """A text in known words; `…` for each other part of it."""

@@ -16,6 +16,10 @@ from kobiri.domain.ids import ProviderReference
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.redaction import LEFT_OUT, LEFT_OUT_PAGE, WORDS, Redactor
+from kobiri.providers.airtel import wire as airtel
+from kobiri.providers.mtn import wire as mtn
+from kobiri.providers.pawapay import wire as pawapay
+from kobiri.providers.zamtel import wire as zamtel
 
 REFERENCE = ProviderReference("5f2d3c4b-6a79-4881-9a0b-7c8d9e0f1a2b")
 HEX = REFERENCE.replace("-", "")
@@ -126,6 +130,12 @@ def test_no_path_and_no_header_tells_it(segments: list[str], query: dict[str, st
     assert one.sent_headers({"X-Callback-Url": TOKEN, "Accept": "*/*"}, but=TOKEN) == {"Accept": "*"}
 
 
+def test_every_code_of_an_adapters_tables_is_told() -> None:
+    codes = {*mtn.TOLD, *pawapay.TOLD, *zamtel.LISTED, *airtel.LISTED}
+    one = redactor()
+    assert {one.text("code", code) for code in codes - {"FORBIDDEN IP"}} == codes - {"FORBIDDEN IP"}
+
+
 def test_seconds_that_are_a_pin_are_not_told() -> None:
     one = redactor()
     assert one.answered_headers({"Retry-After": "7394"}) == {}
@@ -154,7 +164,7 @@ def test_any_secret_of_the_account_stays_untold_in_whichever_dress(secret: str, 
     [
         ("status", "SUCCESSFUL", "SUCCESSFUL"),
         ("status", "TS", "TS"),
-        ("status", "A_WORD_NOBODY_LISTS", "A_WORD_NOBODY_LISTS"),
+        ("status", "PAYER_ACCOUNT_FROZEN", "PAYER_ACCOUNT_FROZEN"),
         ("response_code", "DP00800001006", "DP00800001006"),
         ("result_code", "ESB000010", "ESB000010"),
         ("result_code", "0000900", "0000900"),
@@ -183,6 +193,12 @@ def test_any_secret_of_the_account_stays_untold_in_whichever_dress(secret: str, 
         ("user_name", "Chilufya", "Xxxxxxxx"),
         ("code", "PAID0955812640", "XXXX1111111111"),
         ("status", "955812640", "111111111"),
+        ("reason", "CHILUFYA_MUTALE", "XXXXXXXX_XXXXXX"),
+        ("reason", "MUTALE", "XXXXXX"),
+        ("result", "NRC123456101", "XXX111111111"),
+        ("code", "MW265991234567", "XX111111111111"),
+        ("code", "ZM-0211123456", "XX-1111111111"),
+        ("error", "0977654328MUTALE", "0961234567XXXXXX"),
         ("success", False, False),
         ("id", None, None),
     ],
