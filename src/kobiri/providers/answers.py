@@ -26,8 +26,8 @@ TELLING = (
 )  # fmt: skip
 HOLDING = ("status", "error", "failureReason")  # the objects in which they stand
 TAG = re.compile(r"<[^<>]*>")
-# A phone number; a token, key or id.
-HIDDEN = re.compile(r"(?<![A-Za-z0-9])\+?[0-9]{7,}|[A-Za-z0-9+/=_.~-]{24,}")
+# A phone number, but no code such as DP00800001001; a token, key or id.
+HIDDEN = re.compile(r"(?<![0-9])(?<!DP)\+?(?:[0-9][\s()-]{0,3}){6,}[0-9]|[A-Za-z0-9+/=_.~-]{24,}")
 SHORTEST_SECRET = 4
 
 # What gateways say of a client or a token (RFC 6749, RFC 6750).
@@ -201,7 +201,7 @@ def own_word(status: int, body: bytes, secrets: Iterable[str]) -> str:
     shown = "".join(filter(str.isprintable, shown))
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= SHORTEST_SECRET:
-            shown = shown.replace(secret, "…")
+            shown = re.sub(re.escape(secret), "…", shown, flags=re.IGNORECASE)
     shown = HIDDEN.sub("…", shown)
     if len(shown) > MAX_WORD:
         shown = shown[: MAX_WORD - 1] + "…"
