@@ -346,15 +346,23 @@ def test_a_page_in_the_place_of_an_answer_is_left_out_whole(
     assert_told_nothing("".join(path.read_text() for path in tmp_path.iterdir()), "mtn", operators)
 
 
-def test_what_cannot_be_sent_is_the_workers_and_no_file(shop: Cli, database: TestDatabase, tmp_path: Path) -> None:
+def test_what_cannot_be_sent_is_failed_and_goes_by_no_other_account(
+    shop: Cli, database: TestDatabase, tmp_path: Path
+) -> None:
+    """A worker that found it open would send it by pawaPay."""
     shop.environment["MTN_BASE_URL"] = "http://127.0.0.1:9/mtn"
     base = ("accounts", "record", "shop", "--platform", "mtn", "--mode", "test", "--out", str(tmp_path), "--wait", "5")
     done = shop.run(*base, "--collect", "3.00", "--from", NUMBERS["mtn"])
     assert done.exit_code == 0, done.output
-    assert "nothing could be sent yet" in done.stderr
+    assert "is FAILED" in done.stderr
+    assert "(provider_unavailable)" in done.stdout
     assert "there is no file" in done.stdout
-    (row,) = asyncio.run(database.fetch("SELECT status, next_run_at IS NOT NULL AS due, account_id FROM payments"))
-    assert (row["status"], row["due"], row["account_id"]) == ("PENDING", True, None)
+    (row,) = asyncio.run(
+        database.fetch(
+            "SELECT status, next_run_at, account_id, provider, send_before <= created_at AS over FROM payments"
+        )
+    )
+    assert tuple(row.values()) == ("FAILED", None, None, "mtn", True)
 
 
 @pytest.mark.parametrize("during", ["send", "wait"])

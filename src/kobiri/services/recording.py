@@ -7,8 +7,8 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias
 
 from kobiri import net
@@ -186,6 +186,8 @@ async def collect(
 ) -> Payment:
     """Record a collection: an ordinary payment of this merchant by this account, followed until it is final.
 
+    It goes by this account, now, or not at all: then it is FAILED, and nobody was asked for money.
+
     The payment as it stands then, or after `wait_s` seconds. A process that ends in the middle leaves it as any other
     would: the worker goes on. Raises what `payments.create` raises, and NotFound, Unprocessable.
     """
@@ -194,6 +196,8 @@ async def collect(
     if tenant is None:
         raise Unprocessable("A payment is a merchant's: name one.")
     notebook = _Notebook(road, keep)
+    # Its time to be sent is over at once, for whoever sent it later would choose the road anew.
+    gateway = replace(gateway, send_within=timedelta(0))
     key = f"accounts-record-{new_id()}"
     use = KeyUse(key, "POST", "kobiri accounts record", hashlib.sha256(key.encode()).digest(), gateway.key_life)
     try:
@@ -245,9 +249,6 @@ async def _follow(
         await asyncio.sleep(ASK_EVERY_S)
         payment, finding = await reviews.check(gateway, payment.id, actor)
         notebook.write()
-        if (payment.provider, payment.account_id) != (road.spec.id, road.account_id):
-            say("It went by another road, because nothing could be sent by this one.")
-            return payment
         if (word := type(finding).__name__) != said:
             say(f"{road.spec.name} says: {word}. The payment is {payment.status}.")
             said = word
@@ -267,8 +268,6 @@ async def _follow(
 def _told(payment: Payment) -> str:
     if payment.is_final:
         return f"Payment {payment.id} is {payment.status}."
-    if payment.surely_unsent:
-        return f"Payment {payment.id}: nothing could be sent yet. The worker will send it, perhaps by another road."
     return f"Payment {payment.id} is on its way. Approve or decline it on the phone."
 
 
