@@ -348,6 +348,7 @@ async def test_who_does_not_pay_is_told_apart(
     assert isinstance(said, Declined), said
     assert said.code in FailureCode
     assert said.provider_code
+    assert type(said.provider_code) is str  # what is kept and told takes no other kind of text
     assert decision != "no_funds" or said.code is FailureCode.INSUFFICIENT_FUNDS
 
 
