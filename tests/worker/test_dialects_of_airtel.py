@@ -1,14 +1,18 @@
 """Airtel's odder answers through the whole gateway: no money is held by a code, and none is sent twice for one."""
 
+import base64
+import hashlib
+import hmac
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from kobiri import app as kobiri_app
 from kobiri.services import callbacks, roads
 from kobiri.services.unlisted import Unlisted
-from tests.api.steps import charged, until
+from tests.api.steps import SECRET, age, charged, check, read, until
 from tests.conftest import Api, ApiFactory, Simulator
 
 PAYER = "260971234567"
@@ -18,7 +22,7 @@ async def at_airtel(make_api: ApiFactory, simulator: Simulator, **options: Any) 
     """A gateway with Airtel's account alone at the simulator, which behaves by these options."""
     answer = await simulator.client.patch("/_sim/settings/airtel", json={"prompt_ms": 20, **options})
     assert answer.status_code == 200, answer.text
-    values = kobiri_app.simulated_environment(simulator.url)
+    values = kobiri_app.simulated_environment(simulator.url) | {"AIRTEL_CALLBACK_KEY": options.get("callback_key")}
     return await make_api(**{name.lower(): value for name, value in values.items() if name.startswith("AIRTEL_")})
 
 
@@ -54,3 +58,55 @@ async def test_each_dialect_settles(make_api: ApiFactory, simulator: Simulator, 
     await charged(simulator, paid["provider_reference"].replace("-", ""))
     failed = (await api.pay(payer="260970000407")).json()
     assert (await until(api, failed["id"], "FAILED"))["failure"]["code"] == "insufficient_funds"
+
+
+async def post_paid(api: Api, payment: dict[str, Any]) -> None:
+    """Airtel's callback, with a right hash: it says paid, and by its nature neither how much nor by whom."""
+    told = {"status_code": "TS", "id": payment["provider_reference"].replace("-", ""), "airtel_money_id": "MP1.2.A3"}
+    content = msgspec.json.encode(told)
+    mac = base64.b64encode(hmac.digest(SECRET.encode(), content, hashlib.sha256))
+    body = b'{"transaction":' + content + b',"hash":"' + mac + b'"}'
+    assert (await api.client.post("/api/v1/webhooks/airtel", content=body)).status_code == 200
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+async def test_what_a_genuine_callback_calls_paid_no_failure_in_doubt_ends_unseen(
+    make_api: ApiFactory, simulator: Simulator, when: str
+) -> None:
+    api = await at_airtel(make_api, simulator, callback_key=SECRET)
+    payment = (await api.pay(payer="260970000421")).json()  # TF with DP00800001000
+    await age(api.database, "121 seconds")
+    if when == "before":
+        await post_paid(api, payment)
+    await check(api)
+    await check(api)
+    if when == "between":
+        await post_paid(api, payment)
+    await age(api.database, "11 minutes")
+    await check(api)
+    await check(api)
+    assert ((await read(api, payment["id"]))["status"] == "FAILED") == (when == "after")
+    if when == "after":
+        await post_paid(api, payment)
+    for _ in range(7):
+        await age(api.database, "1 hour")
+        await check(api)
+    done = await read(api, payment["id"])
+    assert (done["status"], done["review"]) == ("FAILED" if when == "after" else "TIMEOUT", "unresolved")
+
+
+async def test_what_a_genuine_callback_calls_paid_is_never_not_received(
+    make_api: ApiFactory, simulator: Simulator
+) -> None:
+    """An enquiry that lags behind its callback says not found."""
+    api = await at_airtel(make_api, simulator, callback_key=SECRET)
+    await simulator.fault(provider="airtel", kind="error_after", operation="create", status=504, times=1)
+    await simulator.fault(provider="airtel", kind="not_found_for", operation="status", ms=6_000_000)
+    payment = await read(api, (await api.pay(payer=PAYER)).json()["payment_id"])
+    await age(api.database, "181 seconds")
+    await check(api)
+    await post_paid(api, payment)
+    for _ in range(4):
+        await age(api.database, "11 minutes")
+        await check(api)
+    assert (await read(api, payment["id"]))["status"] == "TIMEOUT"

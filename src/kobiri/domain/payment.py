@@ -111,6 +111,7 @@ class Payment:
     first_not_found_at: datetime | None = None
     doubts: int = 0  # failures of which the provider is not sure, one after the other (Doubtful)
     first_doubt_at: datetime | None = None
+    told_paid: bool = False  # by a genuine callback that names too little to settle it
     accepted_at: datetime | None = None
     completed_at: datetime | None = None
     next_run_at: datetime | None = None
@@ -510,6 +511,8 @@ def _doubtful(payment: Payment, outcome: Doubtful, source: Source, now: datetime
     if now < sends_end(payment):
         return _wait(_acknowledged(payment, now), (), source, now, jitter, at_latest=sends_end(payment))
     after, proves_at, proven = _one_doubt_more(payment, now)
+    if payment.told_paid:  # one word of the provider's against its own doubt: a person must find out
+        return _wait(after, (), source, now, jitter)
     if proven:
         return _decline(after, outcome.proven, source, now, jitter, answers_this_attempt=False)
     return _wait(after, (), source, now, jitter, at_latest=proves_at)
@@ -737,6 +740,22 @@ def says_otherwise(payment: Payment, said: Accepted | Succeeded | Declined) -> b
             return False
 
 
+def told_paid(payment: Payment, now: datetime) -> Change | None:
+    """A genuine callback says that it was paid, and names no amount or payer: that settles nothing.
+
+    But the provider knows the reference, so no not-found proves anything, and no failure in doubt is proven any more.
+    """
+    if payment.told_paid or payment.status not in (Status.PENDING, Status.TIMEOUT, Status.FAILED):
+        return None
+    if payment.is_final:
+        change = _deny(payment, now) or Change(replace(payment, version=payment.version + 1), keeps_schedule=True)
+        return replace(change, after=replace(change.after, told_paid=True))
+    facts = {"source": Source.CALLBACK, "provider_reference": payment.provider_reference}
+    events = (EventDraft("payment.accepted", facts),) if payment.accepted_at is None else ()
+    after = replace(_acknowledged(payment, now), told_paid=True, version=payment.version + 1)
+    return Change(after, events, keeps_schedule=True)
+
+
 def raises_doubt(payment: Payment, outcome: Outcome | Finding, source: Source) -> bool:
     """Whether a word that came unasked shows that money may still move for a payment that is failed."""
     if payment.status is not Status.FAILED or source not in (Source.SEND, Source.CALLBACK):
@@ -764,7 +783,7 @@ def _after_the_end(
         return _ask_on(after, change.events if change else (), outcome, now, jitter)
     if doubts and isinstance(outcome, Doubtful):
         after, _, proven = _one_doubt_more(change.after if change else payment, now)
-        if proven:
+        if proven and not (payment.told_paid and payment.status is Status.FAILED):
             return _after_the_end(after, outcome.proven, source, now, jitter)
         after = replace(after, version=payment.version + 1)
         return _ask_on(after, change.events if change else (), outcome, now, jitter)

@@ -106,9 +106,17 @@ async def receive(
         after = await outcomes.apply(gateway.db, read.payment, word.finding, Source.CALLBACK, read.now, author)
         if not after.is_final:
             await outcomes.look_soon(gateway.db, after)
-    elif not read.payment.is_final or says_otherwise(read.payment, word.finding):
-        await outcomes.look_soon(gateway.db, read.payment)
+    else:
+        await _take_hint(gateway, read, word, author, signed=signed)
     return True
+
+
+async def _take_hint(gateway: Gateway, read: Read, word: CallbackWord, author: Author, *, signed: bool) -> None:
+    """Ask soon about what a callback alone does not settle, and keep what it proves all the same."""
+    if signed and isinstance(word.finding, Succeeded):
+        await outcomes.hinted_paid(gateway.db, read.payment, read.now, author)
+    if not read.payment.is_final or says_otherwise(read.payment, word.finding):
+        await outcomes.look_soon(gateway.db, read.payment)
 
 
 async def _understood(

@@ -23,6 +23,7 @@ from kobiri.domain.payment import (
     person_waits_until,
     raises_doubt,
     resolved,
+    told_paid,
     transition,
     unless_booked,
     unless_told,
@@ -71,6 +72,12 @@ async def apply(
     after, _ = await _write(db, payment, decide, source, now, author, answer, decide_of_anothers)
     if raises_doubt(after, outcome, source):
         await look_soon(db, after)
+    return after
+
+
+async def hinted_paid(db: Database, payment: Payment, now: datetime, author: Author) -> Payment:
+    """Keep that a genuine callback, which settles nothing, said that it was paid. Raises Busy, DatabaseUnavailable."""
+    after, _ = await _write(db, payment, told_paid, Source.CALLBACK, now, author, no_answer)
     return after
 
 

@@ -136,7 +136,7 @@ WITH written AS (
         status = $4, provider_transaction_id = $5, failure_code = $6, failure_provider_code = $7, review = $8,
         version = version + 1, unsent = $10, checks = $11, not_founds = $12, first_not_found_at = $13,
         accepted_at = $14, completed_at = $15, received_minor = $32, received_currency = $33,
-        doubts = $35, first_doubt_at = $36, provider_receipt = $37,
+        doubts = $35, first_doubt_at = $36, provider_receipt = $37, told_paid = $38,
         review_told_at = CASE WHEN review IS NOT DISTINCT FROM $8 THEN review_told_at END,
         next_run_at = CASE
             WHEN $18 THEN next_run_at
@@ -228,6 +228,7 @@ async def _write(tx: Tx, before: Payment, change: Change, author: Author, answer
         after.doubts,
         after.first_doubt_at,
         after.provider_receipt,
+        after.told_paid,
     )
     if written and arrival and arrival_id:
         await arrivals.insert(tx, before.tenant_id, arrival_id, before.id, arrival)
@@ -242,7 +243,7 @@ COLUMNS = """
     p.description, p.metadata, p.callback_url, p.provider_transaction_id, p.failure_code, p.failure_provider_code,
     p.review, p.version, p.attempt, p.unsent, p.sent_before, p.checks, p.not_founds, p.first_not_found_at,
     p.accepted_at, p.completed_at, p.next_run_at, p.lease_token, p.sent_until,
-    p.received_minor, p.received_currency, p.doubts, p.first_doubt_at, p.provider_receipt
+    p.received_minor, p.received_currency, p.doubts, p.first_doubt_at, p.provider_receipt, p.told_paid
 """
 
 # The commit that precedes a send. Lease and order are checked by the database's clock: who was paused may not send.
@@ -580,6 +581,7 @@ def payment_from(row: Record) -> Payment:
         first_not_found_at=row["first_not_found_at"],
         doubts=row["doubts"],
         first_doubt_at=row["first_doubt_at"],
+        told_paid=row["told_paid"],
         accepted_at=row["accepted_at"],
         completed_at=row["completed_at"],
         next_run_at=row["next_run_at"],
