@@ -31,6 +31,7 @@ T2 = {
     23: """ARRAY['{{"source":"send","provider_reference":"x"}}']""", 24: "NULL::text", 25: "'{{}}'", 26: "'{{}}'",
     27: "'{{}}'", 28: "'test'", 29: "$2", 30: "201::smallint", 31: "convert_to(repeat('x', 700), 'UTF8')",
     32: "NULL::bigint", 33: "NULL::text", 34: "NULL::uuid", 35: "0", 36: "NULL::timestamptz", 37: "NULL::text",
+    38: "false",
 }  # fmt: skip
 
 
