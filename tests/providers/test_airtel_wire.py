@@ -427,7 +427,7 @@ def test_answers_to_a_refund(status: int, content: bytes, outcome: object) -> No
         (200, body("TF", dp008(1005)), Declined(FIRM.PAYER_TIMEOUT, dp008(1005))),
         (200, body("TF", dp008(1005), message="Msisdn not found"), Declined(FIRM.PAYER_NOT_FOUND, dp008(1005))),
         (200, body("TF", dp008(1024)), Declined(FIRM.PAYER_TIMEOUT, dp008(1024))),
-        (200, body("TF", dp008(1006)), Declined(FIRM.PROVIDER_ERROR, dp008(1006))),
+        (200, body("TF", dp008(1006)), Unknown(f"HTTP 200 TF {dp008(1006)}", outage=False)),
         (200, body("TF", dp008(1099)), Declined(FIRM.PROVIDER_ERROR, dp008(1099), unlisted=dp008(1099))),
         (200, body("TF"), Declined(FIRM.PROVIDER_ERROR, "TF")),
         (200, body("TF", dp008(1001)), Unknown(f"HTTP 200 TF {dp008(1001)}", outage=False)),

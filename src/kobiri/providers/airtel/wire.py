@@ -500,14 +500,17 @@ def _read_status(
     told = _open(status, body, (HTTPStatus.OK, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND))
     if not isinstance(told, _Told):
         return told
+    anothers = Unknown("the answer is about another reference", outage=False)
     if told.has(NOT_FOUND) and told.word in (None, "TF"):
-        return NotFound(firm=False)  # it may still be on its way: README 4 [I]
+        return (
+            anothers if told.is_about_another(reference) else NotFound(firm=False)
+        )  # it may still be on its way: README 4 [I]
     # Without a word the codes speak of the question, not of the payment.
     if told.word is None or status != HTTPStatus.OK:
         return told.unknown
     if not told.is_about(reference):
-        return Unknown("the answer is about another reference", outage=False)
-    if told.word == "TF" and set(told.codes) & (PAID | DOUBT | DUPLICATE) == {ambiguous}:
+        return anothers
+    if told.word == "TF" and set(told.codes) & (PAID | PENDING | DOUBT | DUPLICATE) == {ambiguous}:
         return Doubtful(FailureCode.PROVIDER_ERROR, ambiguous)
     return _verdict(told, reasons) or told.unknown
 
@@ -517,7 +520,7 @@ def _verdict(told: _Told, reasons: Mapping[str, FailureCode]) -> Accepted | Succ
     match told.word:
         case "TS" if not told.has(AGAINST):  # beside it stands paid, in progress (README 4) or what nobody listed
             return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted)
-        case "TF" | "TE" if not told.has(PAID | DOUBT | DUPLICATE):
+        case "TF" | "TE" if not told.has(PAID | PENDING | DOUBT | DUPLICATE):
             untold = FailureCode.PAYER_TIMEOUT if told.word == "TE" else FailureCode.PROVIDER_ERROR
             return Declined(told.failure(reasons) or untold, told.code or told.word, unlisted=told.unlisted)
         case "TIP" | "TI" if not told.has(DOUBT | DUPLICATE):
