@@ -210,6 +210,8 @@ async def collect(
         raise
     finally:
         notebook.write()
+    if reply.payment.surely_unsent:
+        return reply.payment  # nobody was told of it, so there is nothing to ask about
     return await _follow(gateway, road, reply.payment, notebook, say, wait_s=wait_s, actor=actor)
 
 
@@ -268,6 +270,8 @@ async def _follow(
 def _told(payment: Payment) -> str:
     if payment.is_final:
         return f"Payment {payment.id} is {payment.status}."
+    if payment.surely_unsent:
+        return f"Payment {payment.id}: nothing was sent, and nothing will be. The worker ends it as FAILED."
     return f"Payment {payment.id} is on its way. Approve or decline it on the phone."
 
 
