@@ -137,6 +137,20 @@ async def test_an_account_is_stored_once_its_provider_has_taken_it(shop: Shop) -
     assert not any(canary in event["data"] for canary in CANARIES)
 
 
+async def test_a_slow_provider_takes_an_account_within_its_deadline(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "CHECK_WITHIN_S", 0.5)
+    shop.settings = shop.settings.model_copy(update={"mtn_timeout_seconds": 0.5})
+    await shop.simulator.fault(kind="latency_after", provider="mtn", operation="token", ms=1_000)
+    with pytest.raises(Unprocessable, match="Nothing was stored"):
+        await shop.save()
+    shop.settings = shop.settings.model_copy(update={"mtn_deadline_seconds": 10})
+    await shop.save()
+    make = kobiri_app.account_maker(shop.settings)
+    assert (await accounts.check(shop.db, KEYS, make, "shop", "test", "main")).trouble is None
+
+
 async def test_credentials_that_are_refused_are_stored_nowhere(shop: Shop) -> None:
     await shop.simulator.fault(kind="error_before", operation="token", status=401)
     with pytest.raises(Unprocessable, match="does not take this account"):

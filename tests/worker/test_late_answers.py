@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from kobiri import app as kobiri_app
-from kobiri.services import roads, submission
+from kobiri.services import recording, roads, submission
+from kobiri.services.recording import Chosen, Recorder
 from tests.api.steps import check, eventually, gateway, history, problem, read, work
 from tests.conftest import Api, ApiFactory, Simulator
 
@@ -104,6 +105,21 @@ async def test_questions_and_probes_get_the_same_time(
         return {(await read(api, one))["status"] for one in payment_ids} == {"SUCCESSFUL"}
 
     await eventually(settled)
+    assert gateway(api).roads.longest_question_s == 10
+    # Where the token is as slow, the probe has nothing else that would do.
+    await simulator.fault(kind="latency_after", provider="airtel", operation="token", ms=1_000)
     (road,) = (one for one in gateway(api).roads._platform if one.spec.id == "airtel")
     assert await road._trouble_of("collection") is None
-    assert gateway(api).roads.longest_question_s == 10
+
+
+async def test_a_recorded_check_gets_the_same_time(
+    make_api: ApiFactory, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "CHECK_WITHIN_S", 0.5)
+    await simulator.fault(kind="latency_after", provider="airtel", operation="token", ms=1_000)
+    for deadline_s, taken in ((None, False), (10, True)):
+        api = await airtel(make_api, simulator, deadline_s)
+        (road,) = (one for one in gateway(api).roads._platform if one.spec.id == "airtel")
+        monkeypatch.setattr(road, "provider", Recorder(road.provider))
+        trouble = await recording.check(gateway(api), Chosen(None, "airtel", None), lambda *_: None)
+        assert (trouble is None) is taken
