@@ -518,6 +518,11 @@ def _doubtful(payment: Payment, outcome: Doubtful, source: Source, now: datetime
     return _wait(after, (), source, now, jitter, at_latest=proves_at)
 
 
+def is_doubt_proven(payment: Payment, now: datetime) -> bool:
+    """Whether a failure in doubt that the provider tells now is the last one that proves it."""
+    return _one_doubt_more(payment, now)[2]
+
+
 def _one_doubt_more(payment: Payment, now: datetime) -> tuple[Payment, datetime, bool]:
     """As _one_not_found_more, for a failure in doubt: whoever says so knows the reference."""
     count, first = _one_more(payment, payment.doubts, payment.first_doubt_at, now)

@@ -26,7 +26,7 @@ from kobiri.domain.outcome import (
     Unknown,
 )
 from kobiri.domain.outcome import NotFound as NotKnown
-from kobiri.domain.payment import Payment, Status, agrees, may_arrive_until
+from kobiri.domain.payment import Payment, Status, agrees, is_doubt_proven, may_arrive_until
 from kobiri.domain.reason import require
 from kobiri.services import outcomes
 from kobiri.services.gateway import Gateway
@@ -175,8 +175,13 @@ def contradiction(  # noqa: PLR0911  # one return for each word that a provider 
         case Accepted():
             return None if is_old else "The provider says that it is still in progress: wait for its word."
         case Doubtful():
-            is_refused = decision == "successful" and not is_old
-            return "The provider says that it failed, but not surely: wait a day for its word." if is_refused else None
+            may = is_old or (decision == "failed" and is_doubt_proven(payment, now))
+            wait = (
+                "a day for its word"
+                if decision == "successful"
+                else "until it has said so three times over ten minutes"
+            )
+            return None if may else f"The provider says that it failed, but not surely: wait {wait}."
         case Unknown():
             return None
         case _:
