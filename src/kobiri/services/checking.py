@@ -25,6 +25,7 @@ WORKER = Author("worker")
 
 EARLIER_AT_ONCE = 2  # each second: with what the worker asks about final payments half of the slowest provider's pace
 EARLIER_UNPROVEN_AGAIN = 7  # with the delays of domain/schedule.py: about a quarter of an hour
+EARLIER_DOUBTED_AGAIN = 30  # likewise: about a day
 
 
 async def claim_due(gateway: Gateway, limit: int) -> list[Claim]:
@@ -121,7 +122,7 @@ def _asks_on(earlier: EarlierRoad, finding: Finding) -> bool:
         case NotFound():
             return earlier.known or earlier.checks < EARLIER_UNPROVEN_AGAIN
         case Doubtful():
-            return earlier.checks < EARLIER_UNPROVEN_AGAIN
+            return earlier.checks < EARLIER_DOUBTED_AGAIN  # one is no verdict, and a barred payer's comes for ever
         case _:
             return False
 
