@@ -17,6 +17,11 @@ from tests.conftest import Api, ApiFactory, Simulator
 
 PAYER = "260971234567"
 
+PAID = {"status_code": "TS"}
+IN_PROGRESS = {"status_code": "TIP"}
+FAILED = {"status_code": "TF"}
+IN_DOUBT = {"status_code": "TF", "code": "DP00800001000"}
+
 
 async def at_airtel(make_api: ApiFactory, simulator: Simulator, **options: Any) -> Api:
     """A gateway with Airtel's account alone at the simulator, which behaves by these options."""
@@ -60,9 +65,9 @@ async def test_each_dialect_settles(make_api: ApiFactory, simulator: Simulator, 
     assert (await until(api, failed["id"], "FAILED"))["failure"]["code"] == "insufficient_funds"
 
 
-async def post_paid(api: Api, payment: dict[str, Any]) -> None:
-    """Airtel's callback, with a right hash: it says paid, and by its nature neither how much nor by whom."""
-    told = {"status_code": "TS", "id": payment["provider_reference"].replace("-", ""), "airtel_money_id": "MP1.2.A3"}
+async def post(api: Api, payment: dict[str, Any], **said: str) -> None:
+    """Airtel's callback, with a right hash: it says so, and by its nature neither how much nor by whom."""
+    told = {**said, "id": payment["provider_reference"].replace("-", ""), "airtel_money_id": "MP1.2.A3"}
     content = msgspec.json.encode(told)
     mac = base64.b64encode(hmac.digest(SECRET.encode(), content, hashlib.sha256))
     body = b'{"transaction":' + content + b',"hash":"' + mac + b'"}'
@@ -77,17 +82,17 @@ async def test_what_a_genuine_callback_calls_paid_no_failure_in_doubt_ends_unsee
     payment = (await api.pay(payer="260970000421")).json()  # TF with DP00800001000
     await age(api.database, "121 seconds")
     if when == "before":
-        await post_paid(api, payment)
+        await post(api, payment, **PAID)
     await check(api)
     await check(api)
     if when == "between":
-        await post_paid(api, payment)
+        await post(api, payment, **PAID)
     await age(api.database, "11 minutes")
     await check(api)
     await check(api)
     assert ((await read(api, payment["id"]))["status"] == "FAILED") == (when == "after")
     if when == "after":
-        await post_paid(api, payment)
+        await post(api, payment, **PAID)
     for _ in range(7):
         await age(api.database, "1 hour")
         await check(api)
@@ -95,8 +100,9 @@ async def test_what_a_genuine_callback_calls_paid_no_failure_in_doubt_ends_unsee
     assert (done["status"], done["review"]) == ("FAILED" if when == "after" else "TIMEOUT", "unresolved")
 
 
-async def test_what_a_genuine_callback_calls_paid_is_never_not_received(
-    make_api: ApiFactory, simulator: Simulator
+@pytest.mark.parametrize("said", [PAID, IN_PROGRESS, FAILED, IN_DOUBT])
+async def test_what_a_genuine_callback_speaks_of_is_never_not_received(
+    make_api: ApiFactory, simulator: Simulator, said: dict[str, str]
 ) -> None:
     """An enquiry that lags behind its callback says not found."""
     api = await at_airtel(make_api, simulator, callback_key=SECRET)
@@ -105,7 +111,7 @@ async def test_what_a_genuine_callback_calls_paid_is_never_not_received(
     payment = await read(api, (await api.pay(payer=PAYER)).json()["payment_id"])
     await age(api.database, "181 seconds")
     await check(api)
-    await post_paid(api, payment)
+    await post(api, payment, **said)
     for _ in range(4):
         await age(api.database, "11 minutes")
         await check(api)

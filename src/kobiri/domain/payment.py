@@ -761,6 +761,19 @@ def told_paid(payment: Payment, now: datetime) -> Change | None:
     return Change(after, events, keeps_schedule=True)
 
 
+def told_of(payment: Payment, now: datetime) -> Change | None:
+    """A genuine callback speaks of it and settles nothing: the provider knows the reference, as told_paid has it.
+
+    Failures in doubt stay counted: two words of the provider's that contradict each other are no other word.
+    """
+    if payment.is_final or (payment.accepted_at is not None and payment.not_founds == 0):
+        return None
+    facts = {"source": Source.CALLBACK, "provider_reference": payment.provider_reference}
+    events = (EventDraft("payment.accepted", facts),) if payment.accepted_at is None else ()
+    known = replace(_acknowledged(payment, now), doubts=payment.doubts, first_doubt_at=payment.first_doubt_at)
+    return Change(replace(known, version=payment.version + 1), events, keeps_schedule=True)
+
+
 def raises_doubt(payment: Payment, outcome: Outcome | Finding, source: Source) -> bool:
     """Whether a word that came unasked shows that money may still move for a payment that is failed."""
     if payment.status is not Status.FAILED or source not in (Source.SEND, Source.CALLBACK):

@@ -113,8 +113,8 @@ async def receive(
 
 async def _take_hint(gateway: Gateway, read: Read, word: CallbackWord, author: Author, *, signed: bool) -> None:
     """Ask soon about what a callback alone does not settle, and keep what it proves all the same."""
-    if signed and isinstance(word.finding, Succeeded):
-        await outcomes.hinted_paid(gateway.db, read.payment, read.now, author)
+    if signed:
+        await outcomes.hinted(gateway.db, read.payment, read.now, author, paid=isinstance(word.finding, Succeeded))
     if not read.payment.is_final or says_otherwise(read.payment, word.finding):
         await outcomes.look_soon(gateway.db, read.payment)
 

@@ -23,6 +23,7 @@ from kobiri.domain.payment import (
     person_waits_until,
     raises_doubt,
     resolved,
+    told_of,
     told_paid,
     transition,
     unless_booked,
@@ -75,9 +76,9 @@ async def apply(
     return after
 
 
-async def hinted_paid(db: Database, payment: Payment, now: datetime, author: Author) -> Payment:
-    """Keep that a genuine callback, which settles nothing, said that it was paid. Raises Busy, DatabaseUnavailable."""
-    after, _ = await _write(db, payment, told_paid, Source.CALLBACK, now, author, no_answer)
+async def hinted(db: Database, payment: Payment, now: datetime, author: Author, *, paid: bool) -> Payment:
+    """Keep what a genuine callback, which settles nothing, proves all the same. Raises Busy, DatabaseUnavailable."""
+    after, _ = await _write(db, payment, told_paid if paid else told_of, Source.CALLBACK, now, author, no_answer)
     return after
 
 

@@ -47,6 +47,7 @@ from kobiri.domain.payment import (
     says_otherwise,
     seen,
     sends_end,
+    told_of,
     transition,
     unless_booked,
     unless_told,
@@ -996,6 +997,15 @@ def doubted(payment: Payment, *minutes: int) -> Payment:
     for minute in minutes:
         payment = say(payment, FAILED_IN_DOUBT, Source.CHECK, SEND_BEFORE + timedelta(minutes=minute)).after
     return payment
+
+
+def test_a_genuine_hint_shows_that_the_provider_knows_it_and_is_no_word_against_its_doubt() -> None:
+    unknown = order(status=Status.TIMEOUT, not_founds=2, first_not_found_at=EXPIRES)
+    change = told_of(replace(unknown, doubts=2, first_doubt_at=EXPIRES), EXPIRES)
+    assert change is not None
+    assert types(change) == ["payment.accepted"]
+    assert (change.after.accepted_at, change.after.not_founds, change.after.doubts) == (EXPIRES, 0, 2)
+    assert told_of(change.after, EXPIRES) is None, "nothing new"
 
 
 def test_doubtful_failures_fail_a_payment_to_the_microsecond() -> None:
