@@ -62,15 +62,6 @@ async def test_an_answer_in_time_is_told_at_once(make_api: ApiFactory, simulator
     assert await ledger(api, answer.json()["id"]) == BOOKED
 
 
-async def test_a_refusal_written_as_a_number_is_told_at_once_too(make_api: ApiFactory, simulator: Simulator) -> None:
-    api = await zamtel(make_api, simulator, zamtel_timeout_seconds=4)
-    (await simulator.client.patch("/_sim/settings/zamtel", json={"code_as": "number"})).raise_for_status()
-
-    answer = (await api.pay(payer="260950000006")).json()
-
-    assert (answer["status"], answer["failure"]) == ("FAILED", {"code": "insufficient_funds", "provider_code": "2006"})
-
-
 async def test_a_late_answer_is_applied_after_the_client_was_answered(
     make_api: ApiFactory, simulator: Simulator
 ) -> None:

@@ -423,7 +423,7 @@ def _decline(
 
 def _fail(payment: Payment, code: FailureCode, provider_code: str | None, source: Source, now: datetime) -> Change:
     after = replace(
-        payment,
+        _uncounted(payment),
         status=Status.FAILED,
         failure_code=code,
         failure_provider_code=provider_code,
@@ -431,10 +431,6 @@ def _fail(payment: Payment, code: FailureCode, provider_code: str | None, source
         review=_review_after(payment, source),
         completed_at=now,
         checks=0,
-        not_founds=0,
-        first_not_found_at=None,
-        doubts=0,
-        first_doubt_at=None,
         next_run_at=sends_end(payment) if _may_be_on_its_way(payment, source, now) else None,
         lease_token=None,
         version=payment.version + 1,
@@ -722,14 +718,12 @@ def _evidence(said: Succeeded) -> dict[str, str]:
 
 def _acknowledged(payment: Payment, now: datetime) -> Payment:
     """The provider knows the reference: that it is not found afterwards would be no proof of anything."""
-    return replace(
-        payment,
-        accepted_at=payment.accepted_at or now,
-        not_founds=0,
-        first_not_found_at=None,
-        doubts=0,
-        first_doubt_at=None,
-    )
+    return replace(_uncounted(payment), accepted_at=payment.accepted_at or now)
+
+
+def _uncounted(payment: Payment) -> Payment:
+    """The payment without what was counted for a proof that it failed."""
+    return replace(payment, not_founds=0, first_not_found_at=None, doubts=0, first_doubt_at=None)
 
 
 def says_otherwise(payment: Payment, said: Accepted | Succeeded | Declined) -> bool:
@@ -822,15 +816,7 @@ def _end_question(payment: Payment, change: Change | None = None) -> Change | No
     if change is None and payment.next_run_at is None:
         return None
     after = change.after if change else replace(payment, version=payment.version + 1)
-    after = replace(
-        after,
-        next_run_at=None,
-        lease_token=None,
-        not_founds=0,
-        first_not_found_at=None,
-        doubts=0,
-        first_doubt_at=None,
-    )
+    after = replace(_uncounted(after), next_run_at=None, lease_token=None)
     return replace(change, after=after) if change else Change(after)
 
 

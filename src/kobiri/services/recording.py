@@ -189,7 +189,7 @@ async def collect(
     It goes by this account, now, or not at all: then it is FAILED, and nobody was asked for money.
 
     The payment as it stands then, or after `wait_s` seconds. A process that ends in the middle leaves it as any other
-    would: the worker goes on. Raises what `payments.create` raises, and NotFound, Unprocessable.
+    would: the worker asks about it. Raises what `payments.create` raises, and NotFound, Unprocessable.
     """
     road = await _road(gateway, chosen)
     tenant = chosen.tenant
