@@ -374,7 +374,7 @@ def seen(payment: Payment, reason: str) -> Change | None:
 
 
 def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime, jitter: float) -> Change | None:
-    said_otherwise = _mismatch(payment, outcome)
+    said_otherwise = _mismatch(payment, outcome) or _another_transaction(payment, outcome, source)
     if said_otherwise:
         received = outcome.money or payment.money
         return _quarantine(payment, said_otherwise, outcome, received, source, now, jitter)

@@ -872,6 +872,14 @@ def test_a_not_found_counts_only_as_the_answer_to_a_question(source: Source, fir
 RECEIPTED = Succeeded("D1", OURS, receipt="R1")
 
 
+def test_a_success_with_another_receipt_than_the_first_answer_told_waits_for_a_person() -> None:
+    payment = order(provider_receipt="R2", accepted_at=T0)
+    change = transition(payment, Succeeded(receipt="R1"), Source.CHECK, T0, 0.0, attempt=payment.attempt)
+    assert change is not None
+    assert (change.after.status, change.after.review) == (Status.PENDING, Review.MISMATCHED)
+    assert change.after.provider_receipt == "R2"
+
+
 @given(all_orders, any_words)
 @quick
 def test_a_receipt_once_told_stays_and_each_is_an_answers(start: Payment, said: list[Word]) -> None:
