@@ -20,7 +20,8 @@ STRANGEST = "strangest"  # how the names of these dialects begin
 LONGEST_PROMPT_MS = 8_000
 # Long enough to see what not-founds lead to, which needs minutes by design.
 LONG_RUN_S, LONG_QUEUE_S = 300.0, 400.0
-LEAST_REST_S = 120.0
+# Once more after two minutes: a question just before the sends have ended waits for the next (domain/schedule.py).
+LEAST_REST_S = 300.0
 
 PAGE = "<html><body><h1>Bad gateway</h1></body></html>"
 
