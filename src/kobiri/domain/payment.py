@@ -726,13 +726,13 @@ def _uncounted(payment: Payment) -> Payment:
     return replace(payment, not_founds=0, first_not_found_at=None, doubts=0, first_doubt_at=None)
 
 
-def says_otherwise(payment: Payment, said: Accepted | Succeeded | Declined) -> bool:
+def says_otherwise(payment: Payment, said: Accepted | Succeeded | Declined | Unknown) -> bool:
     """Whether somebody's word is against a final status, so that the provider must be asked once more."""
     match payment.status:
         case Status.SUCCESSFUL:
             if isinstance(said, Succeeded):
                 return not agrees(payment, said) or _another_transaction(payment, said, Source.CALLBACK) is not None
-            return isinstance(said, Declined)
+            return isinstance(said, Declined | Unknown)
         case Status.FAILED:
             return not isinstance(said, Declined)
         case _:

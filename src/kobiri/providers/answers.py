@@ -155,6 +155,16 @@ def our_reference(answer: Object, name: str) -> ProviderReference:
     return ProviderReference(told)
 
 
+def verdict(read: Callable[[Object], T], answer: Object) -> T | Unknown:
+    """What `read` makes of a callback's status; Unknown for a word that is in no table. Raises Strange."""
+    try:
+        return read(answer)
+    except Strange as strange:
+        if not strange.unlisted:
+            raise
+        return strange.unknown
+
+
 def readable(read: Callable[[Object], T], answer: Object) -> T | None:
     """What `read` makes of the answer, or None where that is strange."""
     try:

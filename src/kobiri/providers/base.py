@@ -11,7 +11,7 @@ from kobiri.domain.address import on_this_machine
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
-from kobiri.domain.outcome import Accepted, Declined, Finding, Outcome, Succeeded
+from kobiri.domain.outcome import Accepted, Declined, Finding, Outcome, Succeeded, Unknown
 from kobiri.domain.payment import Kind, Mode
 from kobiri.domain.statement import Direction
 
@@ -246,11 +246,12 @@ class CallbackWord:
     """What a callback says of whose payment; `money` and `payer` are None where it does not name them.
 
     `payer` is as much of a number as it shows: see `as_told`. `direction`: whether it is about money that comes in (a
-    collection) or goes out (a payout or a refund); None where it does not tell.
+    collection) or goes out (a payout or a refund); None where it does not tell. `finding`: Unknown where the words
+    contradict each other, or are none that we know.
     """
 
     reference: ProviderReference
-    finding: Accepted | Succeeded | Declined
+    finding: Accepted | Succeeded | Declined | Unknown
     money: Money | None
     payer: str | None = field(repr=False)
     direction: Direction | None

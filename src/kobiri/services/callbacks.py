@@ -8,7 +8,7 @@ from kobiri.domain.errors import NotFound, Unauthenticated, Unavailable, Unproce
 from kobiri.domain.ids import PaymentId, TenantId, made_by_us, parse_id
 from kobiri.domain.ledger import Arrival, Why
 from kobiri.domain.msisdn import may_be
-from kobiri.domain.outcome import Declined, Source, Succeeded
+from kobiri.domain.outcome import Declined, Source, Succeeded, Unknown
 from kobiri.domain.payment import Mode, Payment, says_otherwise
 from kobiri.domain.signature import is_genuine
 from kobiri.providers.base import Authenticity, Callback, CallbackWord, Foreign, Provider, Unreadable
@@ -88,13 +88,14 @@ async def receive(
     if word is None:
         return True
     match = await _match(gateway, road, word)
-    if signed or match is not None:  # what a stranger can write is no news of the provider's
+    if signed:  # what a stranger, or a merchant, can write is no news of the provider's
         UNLISTED.note(provider_id, word.finding)
     if match is None:
         await _unmatched(gateway, refusals, road, callback, word, author, signed=signed)
         return signed
     tenant_id, payment_id = match.tenant_id, match.payment_id
-    believed = signed and word.money is not None and word.payer is not None and not match.earlier
+    clear = word.money is not None and word.payer is not None and not isinstance(word.finding, Unknown)
+    believed = signed and clear and not match.earlier
     await _keep(gateway, provider, callback, "applied" if believed else "hint", tenant_id, payment_id)
     log.info("callback.received", provider=provider_id, tenant_id=tenant_id, payment_id=payment_id, believed=believed)
     if match.earlier:  # nothing was sent there: where it is known all the same, a person must look

@@ -609,9 +609,6 @@ def _reference(transaction: Object) -> ProviderReference | None:
 # --- callbacks ----------------------------------------------------------------------------------------------
 
 
-CALLBACK_WORDS = WORDS - {None, "SUCCESS"}
-
-
 class _Callback(msgspec.Struct):
     transaction: msgspec.Raw
     hash: str
@@ -644,26 +641,28 @@ def read_callback(body: bytes) -> CallbackWord:
         if transaction.get("id"):
             raise Foreign("This is no callback about a payment of ours: its id is not a reference of ours.")
         raise Unreadable("This is no callback of Airtel's: it names no id.")
-    if word not in CALLBACK_WORDS:
-        raise Unreadable("This is no callback of Airtel's: its status_code is not one of Airtel's words.")
-    return CallbackWord(reference, _callback_says(word, transaction), money=None, payer=None, direction=None)
+    if not word:
+        raise Unreadable("This is no callback of Airtel's: it has no status_code.")
+    return CallbackWord(reference, _callback_says(word, transaction, body), money=None, payer=None, direction=None)
 
 
-def _callback_says(word: str | None, transaction: Object) -> Accepted | Succeeded | Declined:
-    """By the tables of the enquiry. Words and codes that contradict each other mean nothing yet: README 8."""
+def _callback_says(word: str, transaction: Object, body: bytes) -> Accepted | Succeeded | Declined | Unknown:
+    """By the tables of the enquiry. What contradicts itself, and a word that nobody lists, is no verdict: README 8."""
+    if word == "TA":  # ambiguous: Airtel's own word for "ask"
+        return Accepted()
     codes = readable(lambda told: _codes(told.get("code")), transaction)
     if codes is None:
-        return Accepted()
+        return Unknown("the code cannot be read", outage=False)
     told = _Told(
         http_status=HTTPStatus.OK,
         word=word,
         codes=tuple(code for code in codes if code not in NEUTRAL),
         message=_message(transaction.get("message")),
         transaction=transaction,
-        body=b"",
+        body=body,
     )
-    unfound = told.has(NOT_FOUND)
-    return (None if unfound else _verdict(told, {**COLLECTION_REASONS, **PAYOUT_REASONS})) or Accepted()
+    verdict = None if told.has(NOT_FOUND) else _verdict(told, {**COLLECTION_REASONS, **PAYOUT_REASONS})
+    return verdict or told.unknown
 
 
 def _hash(key: bytes, content: bytes) -> bytes:

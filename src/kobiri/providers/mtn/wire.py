@@ -41,6 +41,7 @@ from kobiri.providers.answers import (
     said,
     text,
     unclear,
+    verdict,
 )
 from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable
 
@@ -296,7 +297,7 @@ def read_callback(body: bytes) -> CallbackWord:
     try:
         answer = read_object(body)
         reference = our_reference(answer, "externalId")
-        word = _read_word(answer)
+        word = verdict(_read_word, answer)
     except Strange as strange:
         raise Unreadable(f"This is no callback of MTN's: {strange}.") from None
     money, payer = readable(_money, answer), readable(_named, answer)

@@ -32,6 +32,7 @@ from kobiri.providers.answers import (
     said,
     text,
     unclear,
+    verdict,
     without_mark,
 )
 from kobiri.providers.base import CallbackWord, Collection, Payout, Refund, Request, Unreadable, kind_of
@@ -247,7 +248,7 @@ def read_callback(body: bytes) -> CallbackWord:
         data = read_object(body)
         kind = _kind_in(data)
         reference = our_reference(data, IDS[kind])
-        word = _read_word(data, kind)
+        word = verdict(lambda told: _read_word(told, kind), data)
     except Strange as strange:
         raise Unreadable(f"This is no callback of pawaPay's: {strange}.") from None
     amount = readable(_money, data)
