@@ -322,6 +322,40 @@ async def test_unsigned_ones_that_lie_do_no_harm(api: Api, simulator: Simulator)
     assert await ledger(api, payment["id"]) == SETTLED
 
 
+@pytest.mark.parametrize("first", ["callback", "answer"])
+async def test_a_failure_against_a_genuine_callback_that_says_paid_comes_to_a_person(
+    make_api: ApiFactory, simulator: Simulator, first: str
+) -> None:
+    """Airtel's callback names no amount, so it settles nothing; but nobody may just ask the payer again."""
+    api = await with_accounts(make_api, simulator, airtel_callback_key=SECRET)
+    payer = {"provider": AIRTEL, "kind": "payer", "decision": "reject", "prompt_ms": 0, "times": 1}
+    await simulator.fault(**payer)
+    payment = (await api.pay(payer="260971234567", reference="INV-1")).json()
+    told = {"status_code": "TS", "id": payment["provider_reference"].replace("-", ""), "airtel_money_id": "MP1"}
+    if first == "answer":
+        await until(api, payment["id"], "FAILED")
+    assert (await post_to(api, AIRTEL, *by_hash(AIRTEL, told))).status_code == 200
+    for _ in range(3):
+        await check(api)
+    held = await read(api, payment["id"])
+    assert (held["status"], held["review"]) == ("FAILED" if first == "answer" else "PENDING", "contradicted")
+    assert (await history(api, payment["id"])).count("payment.contradicted") == 1
+    again = await api.pay("another", payer="260971234567", reference="INV-1")
+    assert (again.status_code == 409) == (first == "callback"), "the reference is free of what is failed alone"
+
+
+@pytest.mark.parametrize("amount", ["10.00", None], ids=["whole", "no amount"])
+async def test_a_genuine_word_about_money_that_goes_out_is_none_about_a_collection(
+    signed: Api, simulator: Simulator, amount: str | None
+) -> None:
+    payment = await unpaid(signed, simulator)
+    payee = {"payer": None, "payee": {"partyIdType": "MSISDN", "partyId": payment["payer"]}}
+    assert (await post_callback(signed, callback(payment, amount=amount, **payee))).status_code == 200
+    after = await row(signed, payment)
+    assert (after["status"], after["told_paid"]) == ("PENDING", False)
+    assert await work(signed) == 1, "asked about soon"
+
+
 # --- refused --------------------------------------------------------------------------------------------------------
 
 

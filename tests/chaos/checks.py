@@ -25,8 +25,8 @@ RESTLESS = """
 SELECT id, status, provider, review FROM payments
 WHERE status IN ('PENDING', 'TIMEOUT') AND (review IS NULL OR lease_token IS NOT NULL OR provider = ANY($1::text[]))
 """
-# Where a provider lies, another amount or payer than was asked for waits for a person, whoever can be asked.
-RESTLESS_THOUGH_LIED_ABOUT = f"{RESTLESS} AND review IS DISTINCT FROM 'mismatched'"
+# Where a provider lies, another amount or payer than was asked for, or two words against each other, wait for a person.
+RESTLESS_THOUGH_LIED_ABOUT = f"{RESTLESS} AND coalesce(review, '') NOT IN ('mismatched', 'contradicted')"
 # A question about what is final, which somebody's word raised, may be due hours later; this one is asked now.
 ASKED_NOW = """
 SELECT id FROM payments WHERE status IN ('SUCCESSFUL', 'FAILED') AND next_run_at < now() + interval '3 seconds'

@@ -126,6 +126,21 @@ async def test_a_provider_that_says_failed_is_not_overruled(api: Api, simulator:
 
 
 @pytest.mark.parametrize("decision", ["successful", "failed"])
+async def test_a_provider_that_has_said_both_leaves_it_to_a_person(
+    api: Api, simulator: Simulator, decision: Decision
+) -> None:
+    await simulator.fault(kind="payer", decision="reject", prompt_ms=0)
+    payment_id = await lost_at_mtn(api, simulator)
+    await api.database.fetch("UPDATE payments SET told_paid = true, accepted_at = now()")
+    await check(api)
+    assert (await read(api, payment_id))["review"] == "contradicted"
+    await age(api.database, "2 minutes")
+    await resolve(api, payment_id, decision)
+    done = await read(api, payment_id)
+    assert (done["status"], done["review"]) == (decision.upper(), None)
+
+
+@pytest.mark.parametrize("decision", ["successful", "failed"])
 async def test_while_the_provider_waits_for_its_payer_a_person_waits_too(
     api: Api, simulator: Simulator, decision: Decision
 ) -> None:

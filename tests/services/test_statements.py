@@ -757,6 +757,21 @@ async def test_a_transaction_id_belongs_to_an_account_and_a_mode(
     assert entry(await reconcile(db, lines[:1]), 3).payment_id == there.id
 
 
+async def test_a_line_that_failed_settles_nothing_against_a_genuine_callback_that_says_paid(
+    db: Database, made: Maker
+) -> None:
+    meant = await made(Status.TIMEOUT)
+    await outcomes.hinted(db, meant, meant.created_at, AUTHOR, paid=True)
+    found = await reconcile(db, [failed(meant)])
+    assert (entry(found).verdict, entry(found).detail) == (
+        Verdict.DIFFERENT,
+        "their callback said that it was paid",
+    )
+    after = (await get(db, meant)).payment
+    assert (after.status, after.review) == (Status.TIMEOUT, Review.CONTRADICTED)
+    assert (await reconcile(db, [failed(meant)])).changed == 0
+
+
 async def test_an_id_that_another_payment_has_settles_nothing(db: Database, made: Maker) -> None:
     bearer, meant = await made(Status.SUCCESSFUL, "T2"), await made(Status.TIMEOUT)
     found = await reconcile(db, [line_of(meant, 2)])

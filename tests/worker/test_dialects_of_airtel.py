@@ -97,7 +97,8 @@ async def test_what_a_genuine_callback_calls_paid_no_failure_in_doubt_ends_unsee
         await age(api.database, "1 hour")
         await check(api)
     done = await read(api, payment["id"])
-    assert (done["status"], done["review"]) == ("FAILED" if when == "after" else "TIMEOUT", "unresolved")
+    held = ("FAILED", "contradicted") if when == "after" else ("TIMEOUT", "unresolved")
+    assert (done["status"], done["review"]) == held
 
 
 @pytest.mark.parametrize("said", [PAID, IN_PROGRESS, FAILED, IN_DOUBT])

@@ -36,7 +36,8 @@ def list_(
     """Show the payments that wait for a person, oldest first.
 
     unresolved: its outcome is unknown for too long, or its provider cannot be asked. mismatched: the provider speaks of
-    another amount, payer or reference. contradicted: the provider's word came against a final status.
+    another amount, payer or reference. contradicted: the provider's word came against a final status, or against its
+    own callback.
 
     Example: kobiri payments list --tenant kitwe-books
     """

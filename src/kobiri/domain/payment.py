@@ -411,6 +411,9 @@ def _decline(
     # The refusal of a repeated request says nothing about the first one, which may be on its way: ask.
     if source is Source.SEND and (payment.sent_before or not answers_this_attempt):
         return _unknown(payment, Unknown(f"repeat refused: {outcome.provider_code}"), source, now, jitter)
+    if payment.told_paid and source is not Source.PERSON:  # of two words of one provider nobody guesses the true one
+        after = replace(payment, review=Review.CONTRADICTED)
+        return _wait(after, (_against(payment, "failed", source),), source, now, jitter)
     change = _fail(payment, outcome.code, outcome.provider_code, source, now)
     arrived = outcome.arrived
     if arrived is None and payment.received is not None:  # a later word does not undo what came
@@ -742,13 +745,16 @@ def says_otherwise(payment: Payment, said: Accepted | Succeeded | Declined | Unk
 def told_paid(payment: Payment, now: datetime) -> Change | None:
     """A genuine callback says that it was paid, and names no amount or payer: that settles nothing.
 
-    But the provider knows the reference, so no not-found proves anything, and no failure in doubt is proven any more.
+    But the provider knows the reference, so no not-found proves anything, and no failure is believed any more: a person
+    decides. What is failed already goes to a person at once.
     """
     if payment.told_paid or payment.status not in (Status.PENDING, Status.TIMEOUT, Status.FAILED):
         return None
     if payment.is_final:
-        change = _deny(payment, now) or Change(replace(payment, version=payment.version + 1), keeps_schedule=True)
-        return replace(change, after=replace(change.after, told_paid=True))
+        known = _deny(payment, now)
+        after = replace(known.after if known else payment, told_paid=True, review=Review.CONTRADICTED)
+        against = _against(payment, "successful", Source.CALLBACK)
+        return Change(replace(after, version=payment.version + 1), (against,), keeps_schedule=True)
     facts = {"source": Source.CALLBACK, "provider_reference": payment.provider_reference}
     events = (EventDraft("payment.accepted", facts),) if payment.accepted_at is None else ()
     after = replace(_acknowledged(payment, now), told_paid=True, version=payment.version + 1)
@@ -899,7 +905,10 @@ def _another_transaction(payment: Payment, said: Succeeded, source: Source) -> s
 def _contradicted(
     payment: Payment, word: str, source: Source, said: Succeeded | None, movement: Movement | None = None
 ) -> Change:
-    facts = {"source": source, "status": payment.status, "provider_says": word}
-    event = EventDraft("payment.contradicted", facts | (_evidence(said) if said else {}))
     after = replace(payment, review=Review.CONTRADICTED, version=payment.version + 1)
-    return Change(after, (event,), movement)
+    return Change(after, (_against(payment, word, source, said),), movement)
+
+
+def _against(payment: Payment, word: str, source: Source, said: Succeeded | None = None) -> EventDraft:
+    facts = {"source": source, "status": payment.status, "provider_says": word}
+    return EventDraft("payment.contradicted", facts | (_evidence(said) if said else {}))

@@ -114,7 +114,7 @@ async def receive(
 
 async def _take_hint(gateway: Gateway, read: Read, word: CallbackWord, author: Author, *, signed: bool) -> None:
     """Ask soon about what a callback alone does not settle, and keep what it proves all the same."""
-    if signed:
+    if signed and _goes_its_way(word, read.payment):
         await outcomes.hinted(gateway.db, read.payment, read.now, author, paid=isinstance(word.finding, Succeeded))
     if not read.payment.is_final or says_otherwise(read.payment, word.finding):
         await outcomes.look_soon(gateway.db, read.payment)
@@ -239,13 +239,17 @@ async def _read(gateway: Gateway, match: Match) -> Read:
 def _is_about(word: CallbackWord, payment: Payment) -> bool:
     """Whether what is said may be applied.
 
-    A success that is not ours is quarantined by the state machine; a failure that is not ours says nothing, and nor
-    does a word about money that goes the other way.
+    A success that is not ours is quarantined by the state machine; a failure that is not ours says nothing.
     """
-    if word.direction not in (None, "in" if payment.kind == "collection" else "out"):
+    if not _goes_its_way(word, payment):
         return False
     agrees = word.money == payment.money and word.payer is not None and may_be(word.payer, payment.payer.digits)
     return agrees or not isinstance(word.finding, Declined)
+
+
+def _goes_its_way(word: CallbackWord, payment: Payment) -> bool:
+    """A word about money that goes the other way says nothing of the payment."""
+    return word.direction in (None, "in" if payment.kind == "collection" else "out")
 
 
 async def _keep(

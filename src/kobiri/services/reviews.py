@@ -163,8 +163,12 @@ def contradiction(  # noqa: PLR0911  # one return for each word that a provider 
             return None if decision == "successful" else "The provider says that it was paid; that stands now."
         case Succeeded():
             return None if decision == "failed" else _another_amount(payment, finding.money or payment.money)
-        case Declined():
-            return None if decision == "failed" else "The provider says that it failed; that stands now."
+        case Declined():  # where it has said both, a person decides
+            return (
+                None
+                if decision == "failed" or payment.told_paid
+                else "The provider says that it failed; that stands now."
+            )
         case NotKnown() if decision == "successful":
             return "The provider does not know it."
         case NotKnown() if payment.accepted_at is not None:

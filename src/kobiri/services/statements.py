@@ -453,8 +453,14 @@ async def _settle(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
                 word = statements.word_of(line, told_in)
                 after = await outcomes.apply(db, before, word, Source.STATEMENT, read.now, running.author)
             if verdict is Verdict.SETTLED and not after.is_final:
-                verdict = Verdict.DIFFERENT  # its transaction id is another's
-                pair = replace(pair, detail="their transaction id belongs to another payment")
+                verdict = Verdict.DIFFERENT
+                failed = line.status == "failed"
+                why = (
+                    "their callback said that it was paid"
+                    if failed
+                    else "their transaction id belongs to another payment"
+                )
+                pair = replace(pair, detail=why)
     ours = _counterpart(after)
     entry = _entry(line, ours, verdict, running.slugs, _detail(pair, verdict))
     return entry, after.version != before.version

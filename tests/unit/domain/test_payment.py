@@ -48,6 +48,7 @@ from kobiri.domain.payment import (
     seen,
     sends_end,
     told_of,
+    told_paid,
     transition,
     unless_booked,
     unless_told,
@@ -1091,6 +1092,46 @@ def test_one_doubtful_failure_closes_no_review_and_asks_for_nothing() -> None:
     reviewed = replace(FAILED_THERE, next_run_at=None, review=Review.UNRESOLVED)
     assert changes_nothing(reviewed, FAILED_IN_DOUBT, Source.CHECK, EXPIRES)
     assert changes_nothing(replace(PAID, next_run_at=None), FAILED_IN_DOUBT, Source.CHECK, EXPIRES)
+
+
+# --- a genuine callback that says "paid" and names too little -------------------------------------------------------
+
+
+def told_by_callback(payment: Payment) -> Change:
+    change = told_paid(payment, EXPIRES)
+    assert change is not None
+    assert told_paid(change.after, EXPIRES) is None, "nothing new"
+    return change
+
+
+@given(open_orders, any_words)
+@quick
+def test_what_a_genuine_callback_says_was_paid_is_failed_by_a_person_alone(start: Payment, said: list[Word]) -> None:
+    """The merchant asks the payer again for what is failed."""
+    for moment in history(told_by_callback(start).after, said):
+        assert moment.became is not Status.FAILED or moment.word.source is Source.PERSON
+
+
+@pytest.mark.parametrize("source", [Source.SEND, Source.CHECK, Source.CALLBACK, Source.STATEMENT])
+def test_a_failure_against_a_genuine_callback_that_says_paid_is_a_contradiction(source: Source) -> None:
+    declined = Declined(FailureCode.PAYER_DECLINED, "REJECTED")
+    change = say(told_by_callback(order()).after, declined, source)
+    assert (change.after.status, change.after.review) == (Status.PENDING, Review.CONTRADICTED)
+    assert types(change) == ["payment.contradicted"]
+    assert change.events[0].data == {"source": source, "status": "PENDING", "provider_says": "failed"}
+    again = tell(change.after, Word(declined, source, T0), (), change.events)
+    assert event_types([again]) == Counter()
+    assert say(change.after, declined, Source.PERSON).after.status is Status.FAILED
+    assert say(change.after, Succeeded("TX1", OURS), Source.CHECK).after.status is Status.SUCCESSFUL
+
+
+@pytest.mark.parametrize("code", [FailureCode.PAYER_DECLINED, FailureCode.NOT_RECEIVED])
+def test_a_genuine_callback_that_says_paid_is_a_contradiction_of_a_failure_at_once(code: FailureCode) -> None:
+    """Its provider may say "failed" again when it is asked: it has said both all the same."""
+    change = told_by_callback(replace(FAILED_THERE, failure_code=code))
+    assert (change.after.status, change.after.review) == (Status.FAILED, Review.CONTRADICTED)
+    assert (types(change), change.movement) == (["payment.contradicted"], None)
+    assert say(replace(change.after, next_run_at=T0), DECLINED, Source.CHECK).after.review is Review.CONTRADICTED
 
 
 # --- words against a final status ---------------------------------------------------------------------------

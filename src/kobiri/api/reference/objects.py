@@ -93,7 +93,7 @@ FIELDS: Mapping[str, Mapping[str, str | tuple[str, Schema]]] = {
         "review": (
             (
                 "Why a person looks at it: unresolved (no answer for an hour), mismatched (another amount or payer),"
-                " contradicted (the provider changed its word)."
+                " contradicted (the provider said both paid and failed, or named another transaction)."
             ),
             {"type": ["string", "null"], "enum": [*(review.value for review in Review), None]},
         ),
