@@ -1,10 +1,14 @@
 """What every provider's reader makes of answers that nobody can have meant."""
 
+import base64
 import codecs
 import json
+import re
+import string
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -177,6 +181,12 @@ def test_a_reason_quotes_no_word_that_nobody_listed(status: int, word: str) -> N
     assert not [reason for reason in reasons if word in reason]
 
 
+def wide(text: str) -> str:
+    """The same letters and digits as East Asian programs write them."""
+    return "".join(chr(0xFEE0 + ord(character)) if "!" <= character <= "~" else character for character in text)
+
+
+UNREADABLE = "HTTP 200: an answer that cannot be read"
 SECRETS = ("canary-secret", "2468", "canary-secret-longer")
 
 
@@ -192,12 +202,26 @@ SECRETS = ("canary-secret", "2468", "canary-secret-longer")
          "HTTP 400: 17, …"),
         (400, b'{"message": "of +260971234567 by 8a3f0e52-6f43-4a0e-9a56-1d1f6f1a7a10"}',
          "HTTP 400: of … by …"),
-        (502, b"<html><head><title>502</title></head>\r\n<b>Bad\tGateway</b></html>", "HTTP 502: 502 Bad Gateway"),
+        (502, b"<html><head><title>502</title></head>\r\n<b>Bad\tGateway</b></html>", "HTTP 502: … Bad Gateway"),
         (400, b'{"message": "MSISDN260977123456 unknown"}', "HTTP 400: MSISDN… unknown"),
-        (400, b'{"message": "of (097) 7123-456, +260-977-123-456"}', "HTTP 400: of (…, …"),
+        (400, b'{"message": "of (097) 7123-456, +260-977-123-456"}', "HTTP 400: of (…"),
         (400, b'{"message": "CANARY-SECRET refused"}', "HTTP 400: … refused"),
+        (400, json.dumps({"message": f"{wide('canary secret')} refused"}).encode(), "HTTP 400: … refused"),
         (200, b"", "HTTP 200"),
-        (200, b"[1, 2]", "HTTP 200: [1, 2]"),
+        (200, b"[1, 2]", UNREADABLE),
+        (200, '{"access_token": "t0ken", "expires_in": 3600}'.encode("utf-16"), UNREADABLE),
+        (200, '{"access_token": "t0ken"}'.encode("utf-16-be"), UNREADABLE),
+        (200, b'{"access_token": "t0ken", "expires', UNREADABLE),
+        (200, b'{"message": "denied", "message": "t0ken"}', UNREADABLE),
+        (200, b'<pre>{"access_token": "token"}</pre>', UNREADABLE),
+        (200, b"access_token=t0kenxyz&expires_in=3600", "HTTP 200: access_token…expires_in…"),
+        (200, b'{"access_token": "shop-token", "message": "shop-token given"}', "HTTP 200: … given"),
+        (400, b'{"message": "Of 0977 123 456, or 0977.123.456, MW+265 991234567"}', "HTTP 400: Of …, or …, MW…"),
+        (400, b'{"message": "97.71.234.56 is at 198.51.100.7."}', "HTTP 400: … is at 198.51.100.7."),
+        (400, b'{"message": "DP260977123456 DP0977123456 x_260977123456 nrc123456/10/1"}', "HTTP 400: … … … nrc…"),
+        (400, b'{"message": "canary%2Dsecret, c-a-n-a-r-y-secret, Y2FuYXJ5LXNlY3JldA==, 8642"}',
+         "HTTP 400: …, …, …A==, …"),
+        (400, b'{"message": "Key c2Vzc2lvbiBrZXk failed: tokenTOKENtoken"}', "HTTP 400: Key … failed: …"),
     ],
 )  # fmt: skip
 def test_a_providers_own_word_is_told_without_what_is_secret(status: int, body: bytes, told: str) -> None:
@@ -212,6 +236,66 @@ def test_whatever_is_said_a_word_is_one_short_line_without_secrets(body: bytes, 
         assert len(word) <= len("HTTP 200: ") + MAX_WORD
         assert word.isprintable()
         assert secret not in word
+
+
+def plain(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))
+
+
+def spellings(secret: str) -> list[str]:
+    raw = secret.encode()
+    return [
+        secret, secret.upper(), secret[::-1], ".".join(secret), "\u200b".join(secret), raw.hex(),
+        quote(secret, safe=""), base64.b64encode(raw).decode(), base64.b64encode(b"me:" + raw).decode(),
+        json.dumps(secret)[1:-1], "".join(f"&#{ord(character)};" for character in secret),
+        "".join(f"%{byte:02X}" for byte in raw), wide(secret),
+    ]  # fmt: skip
+
+
+def dressed(text: str, place: str) -> bytes:
+    """A body in which the provider says this."""
+    document = {"access_token": text, "expires_in": 3600} if place == "token" else {place: text, "error": {place: text}}
+    return json.dumps(document).encode()
+
+
+secret_texts = st.text('abcXYZ0189+/=_-.:%&"\\é', min_size=8, max_size=20).filter(lambda it: len(plain(it)) > 6)
+tokens = st.text(string.ascii_letters + string.digits + "-_.", min_size=12, max_size=60).filter(
+    lambda token: any(map(str.islower, token)) and any(map(str.isupper, token)) and any(map(str.isdigit, token[:-6]))
+)
+around = st.sampled_from(
+    ["", "DP", "ESB", "MSISDN", "x_", "of ", "+", "tel:", "(", "HTTP 404: ", "{'a': '", "no", "\n"]
+)
+
+
+@given(secret_texts, st.integers(0, 12), around, around, st.sampled_from(["message", "code", "error", "token"]))
+def test_no_secret_is_told_in_whichever_spelling(secret: str, which: int, before: str, after: str, place: str) -> None:
+    spelt = spellings(secret)[which]
+    body = dressed(f"{before}{spelt}{after}", place)
+    for said in (body, body[:-3], body.decode().encode("utf-16"), f"<p>{before}{spelt}{after}</p>".encode()):
+        told = plain(own_word(401, said, [secret, "2468"]).removeprefix("HTTP 401"))
+        assert plain(secret) not in told
+        assert plain(spelt) not in told
+
+
+@given(
+    st.sampled_from(["977123456", "0977123456", "260977123456", "00260977123456", "0211123456", "265991234567"]),
+    st.lists(st.sampled_from(["", "", " ", "-", ".", "/", ") ", " - ", "_", "\u00a0", "\u2011"]), min_size=14),
+    around, around, st.sampled_from(["message", "code", "error"]),
+)  # fmt: skip
+def test_no_phone_number_is_told_whatever_stands_in_it(
+    number: str, between: list[str], before: str, after: str, place: str
+) -> None:
+    spelt = before + "".join(map("".join, zip(number, between, strict=False))) + after
+    for said in (dressed(spelt, place), spelt.encode()):
+        told = own_word(400, said, []).removeprefix("HTTP 400").replace("404", "")
+        assert len(re.sub(r"\D", "", told)) < 4, told
+
+
+@given(tokens, around, around, st.sampled_from(["message", "code", "error", "token"]))
+def test_no_token_is_told(token: str, before: str, after: str, place: str) -> None:
+    body = dressed(f"{before} {token} {after}", place)
+    for said in (body, body[:-3], f"{before} {token} {after}".encode()):
+        assert token not in own_word(200, said, [])
 
 
 def test_a_secret_at_the_edge_of_what_is_shown_does_not_show_in_part() -> None:

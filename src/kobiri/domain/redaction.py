@@ -8,8 +8,9 @@ Known secrets and numbers are looked for besides, in whatever is kept.
 import base64
 import json
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -60,7 +61,8 @@ successful successfully supported sure system target tariff tax temporarily tena
 those till time timed timeout timestamp timezone tip to token tokens too total trace transaction transactions transfer
 trial trx try txn type types unable unauthorized unavailable unexpected unit units unknown unprocessable unspecified
 unsupported until up updated upto url urls used user uuid valid validation value values verification verified verify
-authorisation enqueued ignored manually ongoing reconciliation state submitted
+authorisation bad blocked enqueued ignored manually many ongoing permanently reconciliation state submitted
+unreachable upstream whitelisted
 version wallet warnings was went were while with without wrong you your zm zmb zmw
 """.split())  # fmt: skip  # noqa: SIM905  # a list of three hundred would be a page of quotes
 
@@ -70,7 +72,7 @@ WORD = re.compile(r"[^\W\d_]+")
 NAME = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,39}[0-9]{0,2}", re.ASCII)
 SEGMENT = re.compile(r"[A-Za-z](?:[A-Za-z_.-]|[0-9]{1,2}(?![0-9])){0,39}", re.ASCII)
 CODE = re.compile(
-    r"[A-Z]{1,3}|[A-Z]{1,6}-?[0-9]{1,6}|DP0[0-9]{8,10}|-?[0-9]{1,6}|00[0-9]{5}", re.ASCII
+    r"[A-Z]{1,3}|[A-Z]{1,6}-?[0-9]{1,6}|DP0[0-3][0-9]{7}(?:[0-9]{2})?|-?[0-9]{1,6}|00[0-9]{5}", re.ASCII
 )  # a longer number may be somebody's
 WORD_CODE = re.compile(r"[A-Z][A-Z_]{1,63}", re.ASCII)  # a name looks like one: most of its words must be known
 MOBILE = re.compile(r"(?:[59][5-8]|7[5-9])[0-9]{7}", re.ASCII)
@@ -115,8 +117,7 @@ class Redactor:
             for wallet in wallets
             for spelt, made in zip(_spellings(wallet), _spellings(TEST_WALLET), strict=False)
         }
-        self._needles = {needle for secret in secrets for needle in _needles(secret)}
-        self._needles |= {wallet.national for wallet in wallets if wallet != TEST_WALLET}
+        self._needles = needles(secrets) | {wallet.national for wallet in wallets if wallet != TEST_WALLET}
         self._references: dict[str, str] = {}
         for reference, placeholder in (references or {}).items():
             self._references[reference] = placeholder
@@ -208,9 +209,7 @@ class Redactor:
 
     def _name(self, name: str, *, ours: bool = False) -> str:
         """A name as it is where our adapter wrote it, or where most of its words are known."""
-        words = CAMEL.findall(name)
-        unknown = [word for word in words if word.lower() not in self._words]
-        if NAME.fullmatch(name) and (ours or 2 * len(unknown) < len(words)) and self._is_harmless(name):
+        if NAME.fullmatch(name) and (ours or mostly_known(name, self._words)) and self._is_harmless(name):
             return name
         return self._names.setdefault(name, f"left_out_{len(self._names) + 1}")
 
@@ -269,12 +268,7 @@ class Redactor:
 
     def _told(self, text: str) -> str:
         """A text in known words; `…` for each other part of it."""
-        told: list[str] = []
-        for word, space, mark, other in PIECE.findall(text):
-            kept = word if word.lower() in self._words else " " if space else mark or ("_" if other == "_" else "")
-            if kept or told[-1:] != [LEFT_OUT_WORD]:
-                told.append(kept or LEFT_OUT_WORD)
-        kept = "".join(told)
+        kept = in_known_words(text, self._words)
         return kept if self._is_harmless(kept) else LEFT_OUT_WORD
 
     def _own(self, text: str) -> str:
@@ -318,8 +312,7 @@ class Redactor:
         return "".join(made)
 
     def _is_harmless(self, text: str) -> bool:
-        plain = _plain(text)
-        return not any(needle in plain for needle in self._needles)
+        return hide(text, self._needles) == text
 
     def _pattern(self, wallets: Iterable[Msisdn]) -> re.Pattern[str]:
         """Finds our references and the wallets' numbers in a text, in one group."""
@@ -338,6 +331,45 @@ def _spellings(wallet: Msisdn) -> tuple[str, ...]:
     return both if here == wallet.digits else (*both, here, f"0{here}")
 
 
+def mostly_known(name: str, words: Container[str] = WORDS) -> bool:
+    """Whether a name, such as `statusCode`, is made of letters, and most of its words are known."""
+    parts = CAMEL.findall(name)
+    unknown = sum(part.lower() not in words for part in parts)
+    return NAME.fullmatch(name) is not None and 2 * unknown < len(parts)
+
+
+def in_known_words(text: str, words: Container[str] = WORDS) -> str:
+    """A text in `words` and marks; `…` for each other part of it."""
+    told: list[str] = []
+    for word, space, mark, other in PIECE.findall(text):
+        kept = word if word.lower() in words else " " if space else mark or ("_" if other == "_" else "")
+        if kept or told[-1:] != [LEFT_OUT_WORD]:
+            told.append(kept or LEFT_OUT_WORD)
+    return "".join(told)
+
+
+def hide(text: str, sought: Iterable[str]) -> str:
+    """A text with `…` in the place of each of these needles; the text itself where none is in it."""
+    plain = _plain(text)
+    sought = [needle for needle in sought if needle in plain]
+    if not sought:
+        return text
+    places = [index for index, character in enumerate(text) for _ in _plain(character)]
+    hidden: set[int] = set()
+    for needle in sought:
+        at = plain.find(needle)
+        while at >= 0:
+            hidden.update(range(places[at], places[at + len(needle) - 1] + 1))
+            at = plain.find(needle, at + 1)
+    shown = (LEFT_OUT_WORD if index in hidden else character for index, character in enumerate(text))
+    return re.sub(f"{LEFT_OUT_WORD}+", LEFT_OUT_WORD, "".join(shown))
+
+
+def needles(secrets: Iterable[str]) -> set[str]:
+    """What to look for with `hide`, so that these secrets are found in whichever spelling."""
+    return {needle for secret in secrets for needle in _needles(secret)}
+
+
 def _needles(secret: str) -> set[str]:
     """The spellings of a secret by which it is recognised once case and separators are gone."""
     raw = secret.encode()
@@ -350,7 +382,7 @@ def _needles(secret: str) -> set[str]:
 
 
 def _plain(text: str) -> str:
-    return "".join(filter(str.isalnum, text.casefold()))
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", text).casefold()))
 
 
 def _is_coded(name: str) -> bool:

@@ -3,8 +3,9 @@
 import codecs
 import json
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from http import HTTPStatus
+from ipaddress import IPv4Address
 from typing import Never, TypeVar
 
 from kobiri.domain.errors import CurrencyNotSupported, InvalidAmount
@@ -12,6 +13,7 @@ from kobiri.domain.ids import ProviderReference, parse_id
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import as_told
 from kobiri.domain.outcome import Declined, FailureCode, Unknown
+from kobiri.domain.redaction import CODE, LEFT_OUT_WORD, MOBILE, hide, in_known_words, mostly_known, needles
 from kobiri.providers.base import Foreign
 
 T = TypeVar("T")
@@ -26,9 +28,17 @@ TELLING = (
 )  # fmt: skip
 HOLDING = ("status", "error", "failureReason")  # the objects in which they stand
 TAG = re.compile(r"<[^<>]*>")
-# A phone number, but no code such as DP00800001001; a token, key or id.
-HIDDEN = re.compile(r"(?<![0-9])(?<!DP)\+?(?:[0-9][\s()-]{0,3}){6,}[0-9]|[A-Za-z0-9+/=_.~-]{24,}")
-SHORTEST_SECRET = 4
+TOKENS = ("access_token", "refresh_token")
+UNREADABLE = "an answer that cannot be read"
+
+# Of a sentence for people words, codes and small numbers are shown. What is none of these may be a token, a key or an
+# id; digits near each other may be a phone number.
+NUMBER = re.compile(r"(?:DP|\+)?(?:\d[\W_]{0,3}){6,}\d")
+PIECE = re.compile(r"[^\s,;:!?()\[\]{}<>|\"'\u2019\u201c\u201d=…]+")
+WORDS = re.compile(r"[^\W\d_]+(?:[./_&-]+[^\W\d_]+)*")
+SMALL = re.compile(r"(?:[A-Z]{0,8}|[A-Z]?[a-z]{1,7})[-_/]?[0-9]{1,6}(?:\.[0-9]{1,2})?%?", re.ASCII)
+LONGEST_WORD = 16
+LONGEST_WORDS = 24  # of several in one; then most of them must be known
 
 # What gateways say of a client or a token (RFC 6749, RFC 6750).
 GATEWAY_WORDS = frozenset({
@@ -196,26 +206,60 @@ def declined(code: str | None, reasons: Mapping[str, FailureCode], otherwise: Fa
 def own_word(status: int, body: bytes, secrets: Iterable[str]) -> str:
     """What a provider said, for the account's owner: "HTTP 403: ROUTER007, not allowed". One line, cut.
 
-    Of a JSON object only codes and sentences are taken, of anything else the text. `secrets`, and what looks like a
-    token or a phone number, is left out: a provider may say again what it was told.
+    Of a JSON object codes and sentences are taken, without `secrets` in any spelling and what looks like a token or a
+    phone number: a provider may say again what it was told. Of a page or another text common words alone are taken.
     """
     try:
         answer = read_object(body)
     except Strange:
-        told = [TAG.sub(" ", body.decode(errors="replace"))]
+        told = [_page(body, needles(secrets))]
     else:
+        tokens = (token for name in TOKENS if isinstance(token := answer.get(name), str))
+        sought = needles([*secrets, *tokens])
         places = [answer, *(place for name in HOLDING if isinstance(place := answer.get(name), dict))]
         found = (place.get(name) for place in places for name in TELLING)
-        told = [word for word in found if isinstance(word, str)]
-    shown = ", ".join(dict.fromkeys(" ".join(each.split()) for each in told if each.strip()))
-    shown = "".join(filter(str.isprintable, shown))
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= SHORTEST_SECRET:
-            shown = re.sub(re.escape(secret), "…", shown, flags=re.IGNORECASE)
-    shown = HIDDEN.sub("…", shown)
+        told = [_sentence(word, sought) for word in found if isinstance(word, str)]
+    shown = ", ".join(dict.fromkeys(filter(None, told)))
     if len(shown) > MAX_WORD:
         shown = shown[: MAX_WORD - 1] + "…"
     return f"HTTP {status}: {shown}" if shown else f"HTTP {status}"
+
+
+def _page(body: bytes, sought: Collection[str]) -> str:
+    """The common words of a text that is no JSON object. What only begins like JSON holds whatever JSON holds."""
+    try:
+        text = " ".join(TAG.sub(" ", body.decode()).split())
+    except ValueError:
+        return UNREADABLE
+    if text[:1] in ("{", "[", '"') or not text.isprintable():
+        return UNREADABLE
+    return in_known_words(hide(text, sought)).strip()
+
+
+def _sentence(text: str, sought: Collection[str]) -> str:
+    """A sentence for people in one line, `…` in the place of what may be secret or somebody's number."""
+    text = "".join(filter(str.isprintable, " ".join(hide(text, sought).split())))
+    text = NUMBER.sub(lambda found: found[0] if _is_public(found[0]) else LEFT_OUT_WORD, text)
+    text = PIECE.sub(lambda found: found[0] if _is_plain(found[0].rstrip(".")) else LEFT_OUT_WORD, text)
+    return re.sub(f"{LEFT_OUT_WORD}+", LEFT_OUT_WORD, text)
+
+
+def _is_public(text: str) -> bool:
+    """Whether many digits are a provider's code, or the address of a machine."""
+    try:
+        IPv4Address(text)
+    except ValueError:
+        return CODE.fullmatch(text) is not None
+    return MOBILE.fullmatch(text.replace(".", "")) is None
+
+
+def _is_plain(piece: str) -> bool:
+    """Whether a piece of a sentence is a word as people write it, a code or a small number."""
+    if not any(map(str.isalnum, piece)) or SMALL.fullmatch(piece) or _is_public(piece) or mostly_known(piece):
+        return True
+    words = re.findall(r"[^\W\d_]+", piece) if WORDS.fullmatch(piece) and len(piece) <= LONGEST_WORDS else []
+    natural = (len(word) <= LONGEST_WORD and (word.islower() or word.isupper() or word.istitle()) for word in words)
+    return bool(words) and all(natural)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Object:
