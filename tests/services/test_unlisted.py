@@ -66,6 +66,14 @@ def test_no_number_of_codes_fills_the_memory_or_the_log() -> None:
     assert len(lines) == MOST_CODES + len([1, 10, 100, 1_000])
 
 
+def test_no_providers_codes_hide_anothers() -> None:
+    unlisted = Unlisted()
+    for n in range(2 * MOST_CODES):
+        unlisted.note("mtn", Succeeded(unlisted=f"C{n}"))
+    unlisted.note("airtel", NEW)
+    assert unlisted.seen["airtel", "DP00800001099"] == 1
+
+
 def test_a_sentence_is_not_told() -> None:
     unlisted = Unlisted()
     unlisted.note("airtel", Succeeded(unlisted="260971234567 is barred"))

@@ -10,7 +10,7 @@ from kobiri.domain.outcome import Doubtful, Finding, NotFound, NotSent, Outcome
 log = structlog.get_logger(__name__)
 
 CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)  # a sentence in a code's place may name a phone number
-MOST_CODES = 1_000
+MOST_CODES = 1_000  # of each provider: a merchant's own account may say what it likes
 OTHERS = "others"  # what comes after so many different ones is counted together
 TOLD_AGAIN_AT = frozenset(10**power for power in range(19))
 
@@ -20,14 +20,18 @@ class Unlisted:
 
     def __init__(self) -> None:
         self.seen: Counter[tuple[str, str]] = Counter()
+        self._codes: Counter[str] = Counter()  # how many different ones of each provider
 
     def note(self, provider_id: str, said: Outcome | Finding) -> None:
         """Count the code and warn of it: at the first time, at the tenth, at the hundredth and so on."""
         if isinstance(said, NotSent | NotFound | Doubtful) or said.unlisted is None:
             return
         code = said.unlisted if CODE.fullmatch(said.unlisted) else OTHERS
-        if (provider_id, code) not in self.seen and len(self.seen) >= MOST_CODES:
-            code = OTHERS
+        if (provider_id, code) not in self.seen:
+            if self._codes[provider_id] >= MOST_CODES:
+                code = OTHERS
+            else:
+                self._codes[provider_id] += 1
         self.seen[provider_id, code] += 1
         seen = self.seen[provider_id, code]
         if seen in TOLD_AGAIN_AT:
