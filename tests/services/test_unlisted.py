@@ -74,9 +74,14 @@ def test_no_providers_codes_hide_anothers() -> None:
     assert unlisted.seen["airtel", "DP00800001099"] == 1
 
 
-def test_a_sentence_is_not_told() -> None:
+@pytest.mark.parametrize(
+    "word", ["260971234567 is barred", "MSISDN260971234567", "260971234567", "NRC100002-10-1", "kanarySecret4711xyz"]
+)
+def test_what_may_be_a_number_or_a_key_is_not_told(word: str) -> None:
     unlisted = Unlisted()
-    unlisted.note("airtel", Succeeded(unlisted="260971234567 is barred"))
+    with capture_logs() as lines:
+        unlisted.note("airtel", Succeeded(unlisted=word))
+    assert [line["code"] for line in lines] == [OTHERS]
     assert unlisted.seen == {("airtel", OTHERS): 1}
 
 

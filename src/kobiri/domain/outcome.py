@@ -60,7 +60,7 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """A firm word that no money moved and none will. `provider_code` is theirs, kept raw.
+    """A firm word that no money moved and none will. `provider_code` is theirs, as far as merchants may see it.
 
     `arrived`: what arrived instead of what was asked for; only a person says so, and it waits in suspense.
     """

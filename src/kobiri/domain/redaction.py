@@ -90,7 +90,20 @@ BETWEEN = r"[\s().-]{0,3}"
 MEDIA = frozenset({"application/json", "application/problem+json", "text/html", "text/plain", "application/xml"})
 CHARSET = re.compile(r"(?:; ?charset=(?:utf-8|UTF-8|iso-8859-1))?", re.ASCII)
 
+# Any other code: words, or capitals with few digits. Numbers have more of these, keys have small letters beside them.
+ANY_CODE = re.compile(r"[A-Za-z_.-]{1,64}|(?!(?:[^0-9]*[0-9]){7})[A-Z0-9_.-]{1,64}", re.ASCII)
+
 Document = dict[str, Any]
+
+
+def as_code(word: str | None) -> str | None:
+    """A provider's word for a code, as far as merchants and logs may see it; None where it may be a number or a key.
+
+    Of its shape alone: a name may look like a code.
+    """
+    if word is None or MOBILE.search(word) is not None:
+        return None
+    return word if CODE.fullmatch(word) or ANY_CODE.fullmatch(word) else None
 
 
 class Redactor:

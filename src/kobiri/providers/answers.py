@@ -13,7 +13,7 @@ from kobiri.domain.ids import ProviderReference, parse_id
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import as_told
 from kobiri.domain.outcome import Declined, FailureCode, Unknown
-from kobiri.domain.redaction import CODE, LEFT_OUT_WORD, MOBILE, hide, in_known_words, mostly_known, needles
+from kobiri.domain.redaction import CODE, LEFT_OUT_WORD, MOBILE, as_code, hide, in_known_words, mostly_known, needles
 from kobiri.providers.base import Foreign
 
 T = TypeVar("T")
@@ -200,7 +200,7 @@ def said(status: int, *words: str | None, listed: Container[str | None]) -> str:
 def declined(code: str | None, reasons: Mapping[str, FailureCode], otherwise: FailureCode) -> Declined:
     """A firm no with the reason of its code, and with another where no table lists the code."""
     listed = None if code is None else reasons.get(code)
-    return Declined(listed or otherwise, code, unlisted=None if listed else code)
+    return Declined(listed or otherwise, as_code(code), unlisted=None if listed else code)
 
 
 def own_word(status: int, body: bytes, secrets: Iterable[str]) -> str:

@@ -1,17 +1,16 @@
 """Codes of providers that no table of reasons lists: each is told once, and counted."""
 
-import re
 from collections import Counter
 
 import structlog
 
 from kobiri.domain.outcome import Doubtful, Finding, NotFound, NotSent, Outcome
+from kobiri.domain.redaction import as_code
 
 log = structlog.get_logger(__name__)
 
-CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)  # a sentence in a code's place may name a phone number
 MOST_CODES = 1_000  # of each provider: a merchant's own account may say what it likes
-OTHERS = "others"  # what comes after so many different ones is counted together
+OTHERS = "others"  # what comes after so many different ones, and what may be no code, is counted together
 TOLD_AGAIN_AT = frozenset(10**power for power in range(19))
 
 
@@ -26,7 +25,7 @@ class Unlisted:
         """Count the code and warn of it: at the first time, at the tenth, at the hundredth and so on."""
         if isinstance(said, NotSent | NotFound | Doubtful) or said.unlisted is None:
             return
-        code = said.unlisted if CODE.fullmatch(said.unlisted) else OTHERS
+        code = as_code(said.unlisted) or OTHERS
         if (provider_id, code) not in self.seen:
             if self._codes[provider_id] >= MOST_CODES:
                 code = OTHERS

@@ -103,7 +103,7 @@ FIELDS: Mapping[str, Mapping[str, str | tuple[str, Schema]]] = {
     },
     "Failure": {
         "code": "Our word: one of the list below. New ones may be added.",
-        "provider_code": "The provider's own word.",
+        "provider_code": "The provider's own word; null where there is none, or where it may be a number or a key.",
     },
     "PaymentPage": {
         "data": "Newest first.",

@@ -37,6 +37,7 @@ from kobiri.domain.outcome import (
     Succeeded,
     Unknown,
 )
+from kobiri.domain.redaction import as_code
 from kobiri.providers.answers import (
     Object,
     Strange,
@@ -522,7 +523,8 @@ def _verdict(told: _Told, reasons: Mapping[str, FailureCode]) -> Accepted | Succ
             return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted)
         case "TF" | "TE" if not told.has(PAID | PENDING | DOUBT | DUPLICATE):
             untold = FailureCode.PAYER_TIMEOUT if told.word == "TE" else FailureCode.PROVIDER_ERROR
-            return Declined(told.failure(reasons) or untold, told.code or told.word, unlisted=told.unlisted)
+            code = as_code(told.code) or told.word
+            return Declined(told.failure(reasons) or untold, code, unlisted=told.unlisted)
         case "TIP" | "TI" if not told.has(DOUBT | DUPLICATE):
             return Accepted(unlisted=told.unlisted)
         case _:
