@@ -391,6 +391,8 @@ def lost(reason: str, *, outage: bool = False) -> Unknown:
     [
         (200, body("SUCCESS", dp008(1006), ours=None, success=True), Succeeded(None)),
         (200, body("TS", dp008(1001), ours=None), PAID),
+        (200, body("SUCCESS", dp008(1006), ours=None), lost(f"HTTP 200 SUCCESS {dp008(1006)}")),
+        (200, body("TS", dp009(1006), ours=None), lost(f"HTTP 200 TS {dp009(1006)}")),
         (200, body("SUCCESS", dp008(1006), ours=None, success=False), lost(f"HTTP 200 SUCCESS {dp008(1006)}")),
         (200, body("SUCCESS", ours=None), lost("HTTP 200 SUCCESS")),
         (200, refused(dp008(1006)), lost(f"HTTP 200 {dp008(1006)}")),

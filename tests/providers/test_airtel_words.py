@@ -176,7 +176,8 @@ def expected(seen: Seen) -> object:
 
 
 def of_a_refund(seen: Seen) -> object:
-    good = seen.success is True if seen.new else seen.success in (None, True) and seen.given != (None, None)
+    unsure = bool(seen.new) or "going on" in seen.meanings
+    good = seen.success is True if unsure else seen.success in (None, True) and seen.given != (None, None)
     if seen.word in ("SUCCESS", "TS") and seen.success_is_told and good:
         return Succeeded(THEIRS, unlisted=seen.new)
     if seen.word in (None, "TF") and seen.firm:

@@ -444,8 +444,9 @@ def read_refund(status: int, body: bytes) -> Outcome | TokenRefused:
     if isinstance(told, Unknown):
         return replace(told, askable=False)
     failure = told.failure(REFUND_REASONS)
-    # Nobody can be asked whether a code that nobody listed is a failure: both other signs must be good then.
-    good = told.success is True if told.unlisted else told.success in (None, True) and told.answered
+    # Nobody can be asked what became of it: both other signs must be good beside "in progress" or an unlisted code.
+    unsure = told.unlisted is not None or told.has(PENDING)
+    good = told.success is True if unsure else told.success in (None, True) and told.answered
     if status == HTTPStatus.OK and told.word in ("SUCCESS", "TS") and not told.has(AGAINST) and good:
         return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted)
     firm = told.code not in NOT_AT_FIRST_OUT and not told.has(DOUBT | DUPLICATE | PAID)
