@@ -121,11 +121,11 @@ class Plan:
 
     @property
     def rest_within_s(self) -> float:
-        """How long all may take to come to rest: three not-founds take twelve minutes after the last send.
+        """How long all may take to come to rest: two firm not-founds take seventeen minutes after the last send.
 
-        So do three failures in doubt.
+        Three soft ones take twelve, and so do three failures in doubt.
         """
-        return 900.0 if self._concludes else max(LEAST_REST_S, self.seconds)
+        return 1_200.0 if self._concludes else max(LEAST_REST_S, self.seconds)
 
     @property
     def _concludes(self) -> bool:

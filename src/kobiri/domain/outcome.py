@@ -110,7 +110,7 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class NotFound:
-    """The provider does not know the reference. `firm`: it never will."""
+    """The provider does not know the reference. `firm`: it never will, so it says."""
 
     firm: bool = False
 

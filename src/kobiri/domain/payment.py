@@ -34,7 +34,7 @@ from kobiri.domain.outcome import (
 SEND_MARGIN = timedelta(minutes=1)  # a provider may queue what it was sent for so long
 # So many not-founds over so much time, counted from the end of the last possible send, mean that nothing arrived.
 SOFT_PROOF = (3, timedelta(minutes=10))
-FIRM_PROOF = (2, timedelta(minutes=3))
+FIRM_PROOF = (2, timedelta(minutes=15))  # pawaPay's word, and it asks for such a time: pawapay/README 3
 DOUBTFUL_PROOF = SOFT_PROOF  # so many failures in doubt, counted likewise, with no other word between, are a failure
 UNSETTLED_QUESTIONS = 6  # after so many about a final payment without a firm word a person must look, and so on
 REVIEW_AFTER = timedelta(hours=1)  # an outcome unknown for so long is given to a person
