@@ -6,6 +6,7 @@ Known secrets and numbers are looked for besides, in whatever is kept.
 """
 
 import base64
+import codecs
 import json
 import re
 import unicodedata
@@ -20,11 +21,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from kobiri.domain.ids import ProviderReference
-from kobiri.domain.money import Money
+from kobiri.domain.money import EXPONENTS, Money
 from kobiri.domain.msisdn import HIDING, ZAMBIA, Msisdn
 
 TEST_WALLET = Msisdn("260961234567")  # the number of all recordings
 LEFT_OUT = "left out"
+LEFT_OUT_OBJECT = '{"left": "out", "left": "out"}'  # to an adapter as strange as what it stands for
 LEFT_OUT_PAGE = "<html>left out</html>"
 LEFT_OUT_WORD = "…"
 MAX_TEXT = 64
@@ -61,20 +63,25 @@ successful successfully supported sure system target tariff tax temporarily tena
 those till time timed timeout timestamp timezone tip to token tokens too total trace transaction transactions transfer
 trial trx try txn type types unable unauthorized unavailable unexpected unit units unknown unprocessable unspecified
 unsupported until up updated upto url urls used user uuid valid validation value values verification verified verify
-authorisation bad blocked enqueued ignored manually many ongoing permanently reconciliation state submitted
-unreachable upstream whitelisted
+authorisation bad blocked bounds dormant enqueued frozen ignored manually many new ongoing perform permanently
+reconciliation remittances state submitted suspended unreachable upstream whitelisted word words
 version wallet warnings was went were while with without wrong you your zm zmb zmw
 """.split())  # fmt: skip  # noqa: SIM905  # a list of three hundred would be a page of quotes
 
 CODED = frozenset({"code", "status", "reason", "error", "result", "state", "word"})  # the last word of such a name
+NAMING = frozenset({"name", "names"})
 LASTING = frozenset({"expires_in"})
 WORD = re.compile(r"[^\W\d_]+")
 NAME = re.compile(r"[A-Za-z_][A-Za-z_.-]{0,39}[0-9]{0,2}", re.ASCII)
 SEGMENT = re.compile(r"[A-Za-z](?:[A-Za-z_.-]|[0-9]{1,2}(?![0-9])){0,39}", re.ASCII)
+# Codes and status words as Airtel and Zamtel write them, and HTTP's: other digits may be somebody's phone or identity
+# card, other capitals somebody's name.
 CODE = re.compile(
-    r"[A-Z]{1,3}|[A-Z]{1,6}-?[0-9]{1,6}|DP0[0-3][0-9]{7}(?:[0-9]{2})?|-?[0-9]{1,6}|00[0-9]{5}", re.ASCII
-)  # a longer number may be somebody's
-WORD_CODE = re.compile(r"[A-Z][A-Z_]{1,63}", re.ASCII)  # a name looks like one: most of its words must be known
+    r"DP0[0-3][0-9]{7}(?:[0-9]{2})?|ESB[0-9]{6}|ROUTER[0-9]{3}|521[0-9]{3}|0000[0-9]{3}|E[0-9]{4}|-?[0-9]{1,4}"
+    r"|T[A-Z]|TIP",
+    re.ASCII,
+)
+WORD_CODE = re.compile(r"[A-Z][A-Z_]{1,63}", re.ASCII)
 MOBILE = re.compile(r"(?:[59][5-8]|7[5-9])[0-9]{7}", re.ASCII)
 SYMBOL = re.compile(r"[A-Z]{2,3}|[A-Z][0-9][A-Z]", re.ASCII)
 DECIMAL = re.compile(r"[0-9]{1,19}(?:\.[0-9]{1,18})?", re.ASCII)
@@ -156,9 +163,12 @@ class Redactor:
         if not body.strip():
             return {"body_text": ""}
         try:
-            read = json.loads(body, object_pairs_hook=_unique, parse_constant=_refuse)
+            text = body.removeprefix(codecs.BOM_UTF8).decode()  # as the adapters read it: JSON is UTF-8
+            read = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
             return {"body": self.value("", read, ours=ours)}
-        except (ValueError, RecursionError):
+        except (_StrangeJson, RecursionError):
+            return {"body_text": LEFT_OUT_OBJECT}
+        except ValueError:
             return {"body_text": LEFT_OUT_PAGE if body.lstrip()[:1] == b"<" else LEFT_OUT}
 
     def path(self, path: str) -> str:
@@ -252,7 +262,7 @@ class Redactor:
         text = str(value)
         if (spelt := self._spellings.get(text)) is not None:
             return int(spelt)
-        if isinstance(value, int) and SECONDS.fullmatch(text) and (_is_coded(name) or name in LASTING):
+        if isinstance(value, int) and _is_public(name, text):
             return value if self._is_harmless(text) else 1
         if DECIMAL.fullmatch(text) and Decimal(text) in self._amounts and self._is_harmless(text):
             return value
@@ -261,23 +271,18 @@ class Redactor:
     def _other(self, name: str, text: str) -> str:
         """What is none of ours."""
         words = WORD.findall(text)
-        plain = bool(words) and not any(character.isdigit() for character in text)
-        if plain and text.isascii() and all(word.lower() in self._words for word in words):
-            return self._told(text)
-        if name in LASTING and SECONDS.fullmatch(text) and self._is_harmless(text):
-            return text
+        if _is_public(name, text):
+            return text if self._is_harmless(text) else self._make_up(text)
+        if _last_word(name) in NAMING:  # somebody may be called Page
+            return self._make_up(text)
         if STAMP.fullmatch(text):
             return DIGIT.sub("1", text)
-        if _is_coded(name) and self._is_code(text) and MOBILE.search(text) is None and self._is_harmless(text):
-            return text
+        known = [word for word in words if word.lower() in self._words]
+        if _last_word(name) in CODED and WORD_CODE.fullmatch(text) and self._is_harmless(text):
+            return WORD.sub(lambda word: word[0] if word[0] in known else self._make_up(word[0]), text)
+        is_plain = known == words and text.isascii() and not any(character.isdigit() for character in text)
         is_sentence = any(character.isspace() for character in text.strip())
-        known = any(word.lower() in self._words for word in words)
-        return self._told(text) if is_sentence and known else self._make_up(text)
-
-    def _is_code(self, text: str) -> bool:
-        words = WORD.findall(text)
-        unknown = sum(word.lower() not in self._words for word in words)
-        return bool(CODE.fullmatch(text) or (WORD_CODE.fullmatch(text) and 2 * unknown < len(words)))
+        return self._told(text) if known and (is_plain or is_sentence) else self._make_up(text)
 
     def _told(self, text: str) -> str:
         """A text in known words; `…` for each other part of it."""
@@ -398,9 +403,19 @@ def _plain(text: str) -> str:
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", text).casefold()))
 
 
-def _is_coded(name: str) -> bool:
+def _is_public(name: str, text: str) -> bool:
+    """Whether a text under this name is a provider's code, a currency or a number of seconds."""
+    last = _last_word(name)
+    return (
+        (last in CODED and CODE.fullmatch(text) is not None)
+        or (last == "currency" and text in EXPONENTS)
+        or (name in LASTING and SECONDS.fullmatch(text) is not None)
+    )
+
+
+def _last_word(name: str) -> str:
     words = CAMEL.findall(name)
-    return bool(words) and words[-1].lower() in CODED
+    return words[-1].lower() if words else ""
 
 
 def _made_up(character: str) -> str:
@@ -423,12 +438,16 @@ def _public_key(text: str) -> str | None:
     return base64.b64encode(other.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
 
 
+class _StrangeJson(ValueError):
+    """JSON that two readers may read in two ways."""
+
+
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     read = dict(pairs)
     if len(read) != len(pairs):
-        raise ValueError("equal keys")
+        raise _StrangeJson("equal keys")
     return read
 
 
 def _refuse(_constant: str) -> object:
-    raise ValueError("no JSON number")
+    raise _StrangeJson("no JSON number")

@@ -364,7 +364,7 @@ class _Notebook:
             wallets=wallets,
             references=references,
             amounts=amounts,
-            words=self._recorder.spec.networks,
+            words={self._recorder.spec.id, *self._recorder.spec.networks},
         )
 
     def _write_exchange(self, step: _Step, exchange: net.Exchange) -> None:
