@@ -316,17 +316,29 @@ BY_ERROR = {entry.error: entry for entry in ENTRIES}
 
 # Why it did not succeed, and what to tell or ask the payer.
 FAILURES: Mapping[FailureCode, tuple[str, str]] = {
-    FailureCode.PAYER_NOT_FOUND: ("The number has no wallet with this operator.", "Ask for the right number."),
-    FailureCode.PAYEE_NOT_FOUND: (
-        "The receiving number has no wallet with this operator.",
-        "Ask for the right number.",
+    FailureCode.PAYER_NOT_FOUND: (
+        "The operator takes no money from this number. Most likely it has no wallet there, or a barred one.",
+        "Ask whether the number is right; if it is, offer another way to pay.",
     ),
-    FailureCode.INSUFFICIENT_FUNDS: ("There is not enough money in the wallet.", "The payer can top up and try again."),
+    FailureCode.PAYEE_NOT_FOUND: (
+        "The operator sends no money to this number. Most likely it has no wallet there.",
+        "Ask whether the number is right.",
+    ),
+    FailureCode.INSUFFICIENT_FUNDS: (
+        (
+            "Most likely there is not enough money in the wallet that pays: the payer's, or of a payout or refund the"
+            " account at the operator. One operator's word for it also means a limit or a permission of the receiver."
+        ),
+        "The payer can top up and try again. For a payout or refund, tell whoever operates this gateway.",
+    ),
     FailureCode.PAYER_LIMIT_REACHED: (
-        "A limit of the payer's wallet is reached.",
+        "A limit of the wallet that pays is reached: the payer's, or of a payout or refund the account's.",
         "The payer can try a smaller amount or another day.",
     ),
-    FailureCode.PAYER_DECLINED: ("The payer said no.", "Ask what the payer wants."),
+    FailureCode.PAYER_DECLINED: (
+        "The payer did not approve: said no or typed a wrong PIN. Some operators say the same where no answer came.",
+        "Ask what the payer wants.",
+    ),
     FailureCode.PAYER_TIMEOUT: ("The payer did not approve in time.", "Offer to try again."),
     FailureCode.PAYEE_NOT_ALLOWED: (
         "The receiving account may not take this payment.",

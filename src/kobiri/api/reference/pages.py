@@ -93,6 +93,7 @@ def error_markdown() -> str:
     lines += ["", "## Why a payment failed", "", "A payment whose status is `FAILED` is no error of the request:"]
     lines += [
         "`failure.code` tells why. No money moved, unless `received_amount` says so.",
+        "Operators' codes may have more than one meaning: ours is the likeliest, theirs is in `failure.provider_code`.",
         "",
         "| code | meaning | what to do |",
         "| --- | --- | --- |",
@@ -200,7 +201,8 @@ def _failures() -> str:
     rows = "".join(_row(code, "", f"{meaning} {remedy}") for code, (meaning, remedy) in FAILURES.items())
     return (
         '<section aria-labelledby="failures"><h3 id="failures"><a href="#failures">Why a payment failed</a></h3>'
-        "<p>The values of <code>failure.code</code>. The request itself was good.</p>"
+        "<p>The values of <code>failure.code</code>. The request itself was good. Operators' codes often have more"
+        " than one meaning: ours is the likeliest, theirs stands in <code>failure.provider_code</code>.</p>"
         f"<dl>{rows}</dl></section>"
     )
 
