@@ -532,6 +532,8 @@ async def test_a_line_may_show_either_number_of_a_payment(db: Database, made: Ma
     named = [line_of(payment, n, their_id=i) for n, i in ((2, "D1"), (3, "R1"))]
     for line in named:
         assert verdicts(await reconcile(db, [line])) == {Verdict.AGREED: 1}
+    both = await reconcile(db, named)
+    assert (verdicts(both), both.changed) == ({Verdict.SEVERAL_LINES: 2}, 0)
     same = await paid_with_receipt(db, made, "E1", "E1")
     assert entry(await reconcile(db, [by_facts(same, 2, their_id="E1")])).payment_id == same.id, "it fits once"
 
@@ -550,7 +552,7 @@ async def test_after_a_statement_showed_the_receipt_another_number_is_another_pa
     payment = await paid_with_receipt(db, made, "D1", "R1")
     by_reference = {"our_reference": payment.provider_reference}
     unseen = await reconcile(db, [by_facts(payment, 2, their_id="R9", **by_reference)], dry_run=True)
-    assert entry(unseen).detail == "their transaction id is not the one that we know"
+    assert entry(unseen).detail == "they show another receipt than the provider told"
     assert verdicts(await reconcile(db, [by_facts(payment, 2, their_id="R1")])) == {Verdict.AGREED: 1}
     twice = await reconcile(db, [by_facts(payment, 2, their_id="R9", **by_reference)], sha256="1" * 64)
     assert verdicts(twice) == {Verdict.PAID_TWICE: 1}
@@ -570,6 +572,23 @@ async def test_a_line_with_the_receipt_settles_an_open_payment_and_takes_no_othe
     assert (after.status, after.provider_transaction_id, after.provider_receipt) == (Status.SUCCESSFUL, None, "R1")
     later = await outcomes.apply(db, after, Succeeded("D1"), Source.CHECK, after.created_at, AUTHOR)
     assert later.review is None
+
+
+@pytest.mark.parametrize(
+    ("status", "review"), [(Status.PENDING, Review.MISMATCHED), (Status.SUCCESSFUL, Review.CONTRADICTED)]
+)
+async def test_a_line_with_another_receipt_than_the_provider_told_settles_nothing(
+    db: Database, database: TestDatabase, made: Maker, status: Status, review: Review
+) -> None:
+    sent = await made(Status.PENDING)
+    said = Accepted(receipt="R1") if status is Status.PENDING else Succeeded("D1", receipt="R1")
+    payment = await outcomes.apply(db, sent, said, Source.SEND, sent.created_at, AUTHOR)
+    line = line_of(payment, their_id="R9")
+    assert verdicts(await reconcile(db, [line])) == {Verdict.DIFFERENT: 1}
+    after = (await get(db, payment)).payment
+    assert (after.status, after.review, after.provider_receipt) == (status, review, "R1")
+    assert (await reconcile(db, [line])).changed == 0
+    assert await database.value("SELECT count(*) FROM arrivals") == 0
 
 
 @pytest.mark.parametrize(

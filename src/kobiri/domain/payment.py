@@ -889,17 +889,18 @@ def _contradict(payment: Payment, outcome: Outcome | Finding, source: Source) ->
 
 
 def _another_transaction(payment: Payment, said: Succeeded, source: Source) -> str | None:
-    """Whether a provider's answer names another transaction than the one that settled the payment.
+    """Whether a provider's answer, or its statement, names another transaction than the payment's own.
 
     Perhaps the payer paid twice. Nothing is booked on that: a statement tells of both, or of one. A receipt is one
     transaction's too: some providers make their id of ours, and it is the same for two.
     """
     ours = (payment.provider_transaction_id, payment.provider_receipt)
-    theirs = (said.provider_transaction_id, said.receipt)
+    of_statement = (None, said.provider_transaction_id)  # a statement shows what people see
+    theirs = of_statement if source is Source.STATEMENT else (said.provider_transaction_id, said.receipt)
     is_another = any(
         None not in (known, named) and named not in ours for known, named in zip(ours, theirs, strict=True)
     )
-    return ANOTHER_TRANSACTION if source in ANSWERS and is_another else None
+    return ANOTHER_TRANSACTION if source is not Source.PERSON and is_another else None
 
 
 def _contradicted(

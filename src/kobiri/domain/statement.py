@@ -739,6 +739,8 @@ def own_line(lines: Sequence[StatementLine], ours: Counterpart) -> StatementLine
     if None in ids or len(ids) < len(lines) or any(line.status != "successful" for line in lines):
         return None
     known = [line for line in lines if ours.bears(line.their_id)]
+    if len(known) > 1:  # two numbers of one transaction: perhaps it stands there twice
+        return None
     agreeing = [line for line in lines if difference(line, ours) is None]
     return min(known or agreeing, key=lambda line: (line.at or LAST, line.number), default=None)
 
@@ -758,6 +760,8 @@ def difference(line: StatementLine, ours: Counterpart) -> str | None:
         return f"they say {line.money} {line.money.currency}, we say {ours.money} {ours.money.currency}"
     if line.msisdn is not None and line.msisdn != ours.payer:
         return "they name another number"
+    if ours.receipt is not None and ours.bears_another(line.their_id):
+        return "they show another receipt than the provider told"
     return None
 
 
