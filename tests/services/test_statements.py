@@ -635,6 +635,17 @@ async def test_late_money_with_a_receipt_is_the_statements_line(
         assert entry(found).detail == "its money waits in suspense"
 
 
+async def test_a_second_receipt_under_one_id_is_other_money(db: Database, database: TestDatabase, made: Maker) -> None:
+    payment = await made(Status.FAILED)
+    for receipt in ("R1", "R2", "R1", "R2"):
+        said = Succeeded("D1", receipt=receipt)
+        payment = await outcomes.apply(db, payment, said, Source.CHECK, payment.created_at, AUTHOR)
+    rows = await database.fetch("SELECT transaction_id, other_id FROM arrivals ORDER BY other_id")
+    assert [tuple(row) for row in rows] == [("D1", "R1"), (None, "R2")]
+    found = await reconcile(db, [by_facts(payment, n, their_id=i) for n, i in ((2, "R1"), (3, "R2"))])
+    assert {one.detail for one in found.entries} == {"its money waits in suspense"}
+
+
 async def test_a_transaction_id_of_two_payments_is_nobodys(db: Database, database: TestDatabase, made: Maker) -> None:
     first = await made(Status.SUCCESSFUL, "T2")
     await made(Status.SUCCESSFUL)

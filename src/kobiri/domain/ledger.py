@@ -123,20 +123,27 @@ def learned(arrival: Arrival, booked: Arrival) -> Arrival | None:
     return None
 
 
+def apart(arrival: Arrival, others: Iterable[Arrival]) -> Arrival:
+    """The money without the ids that other money of its payment has already: an id stands in the books once."""
+    taken = set[str]().union(*(_ids(other) for other in others))
+    own_id, other_id = (None if id_ in taken else id_ for id_ in (arrival.transaction_id, arrival.other_id))
+    return replace(arrival, transaction_id=own_id, other_id=other_id)
+
+
 def _is_same(told: Arrival, booked: Arrival) -> bool:
     """One transaction id is one arrival. Else the amount must tell: a statement has ids of a kind of its own.
 
-    So another id of the same kind is other money. A person may have typed either kind.
+    So another id of the same kind is other money, whatever else they share: of two payouts Airtel's id may be the same.
+    A person may have typed either kind.
     """
     if (told.provider, told.account) != (booked.provider, booked.account):
         return False
-    if _ids(told) & _ids(booked):
-        return True
     for id_, kind in ((told.transaction_id, _kind(told.source)), (told.other_id, _kind(Source.STATEMENT))):
         is_of_its_kind = kind == _kind(booked.source) != Source.PERSON
-        if id_ is not None and (booked.transaction_id if is_of_its_kind else booked.other_id) is not None:
+        known = booked.transaction_id if is_of_its_kind else booked.other_id
+        if None not in (id_, known) and id_ not in _ids(booked) and known not in _ids(told):
             return False
-    return told.money == booked.money
+    return bool(_ids(told) & _ids(booked)) or told.money == booked.money
 
 
 def _ids(arrival: Arrival) -> set[str]:

@@ -314,7 +314,8 @@ def unless_booked(payment: Payment, change: Change, booked: Sequence[Arrival]) -
         return change
     before = sum(other.money.minor for other in booked if other.money.currency == arrival.money.currency)
     received = Money(before + arrival.money.minor, arrival.money.currency)
-    return replace(change, after=replace(change.after, received=received))
+    movement = ledger.arrived_unexpectedly(ledger.apart(arrival, booked))
+    return replace(change, after=replace(change.after, received=received), movement=movement)
 
 
 def unless_told(payment: Payment, change: Change, history: Sequence[EventDraft]) -> Change | None:

@@ -227,7 +227,8 @@ async def _unless_booked(db: Database, payment: Payment, change: Change, told: A
         booked = await arrivals.of_payment(tx, payment.tenant_id, payment.id)
         for _ in range(TRIES):
             known = ledger.booked_as(told, booked)
-            if known is None or (learned := ledger.learned(told, known)) is None:
+            own = ledger.apart(told, [other for other in booked if other is not known])
+            if known is None or (learned := ledger.learned(own, known)) is None:
                 return unless_booked(payment, change, booked)
             await arrivals.learn(tx, payment.tenant_id, learned)  # unless another came first: what is read tells
             booked = await arrivals.of_payment(tx, payment.tenant_id, payment.id)

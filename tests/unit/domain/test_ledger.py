@@ -79,6 +79,10 @@ SAME: list[tuple[Arrival, Arrival, bool]] = [
     (receipted(None, "S"), arrival(10, "T", STATEMENT), False),
     (receipted("X", "S"), arrival(10, "X"), True),
     (receipted("X", "S"), arrival(10, "Y"), False),
+    (receipted("X", "S"), receipted("X", "T"), False),  # made of our reference, an id may be that of two payouts
+    (receipted("X", "S"), receipted("Y", "S"), False),
+    (arrival(10, "X", STATEMENT), receipted("X", "S"), True),  # a statement may show the other number
+    (arrival(10, "X", PERSON), receipted("X", "S"), True),
 ]
 
 
@@ -94,9 +98,10 @@ def told(*words: Arrival) -> list[Arrival]:
     booked: list[Arrival] = []
     for word in [word for word in words for _ in range(2)]:
         known = ledger.booked_as(word, booked)
+        own = ledger.apart(word, [other for other in booked if other is not known])
         if known is None:
-            booked.append(word)
-        elif (learned := ledger.learned(word, known)) is not None:
+            booked.append(own)
+        elif (learned := ledger.learned(own, known)) is not None:
             booked[booked.index(known)] = learned
     return booked
 
@@ -117,9 +122,14 @@ ONE_TO_ONE: list[tuple[list[Arrival], int]] = [
     ([arrival(10, "X"), receipted("X", "S"), arrival(10, "S", STATEMENT), arrival(10, "T", STATEMENT)], 2),
     ([arrival(10, "S", STATEMENT), receipted("X", "S"), arrival(10, "X"), arrival(10, "Y")], 2),
     ([arrival(10), receipted("X", "S"), arrival(10, "T", STATEMENT)], 2),
+    ([receipted("X", "S"), receipted("X", "T"), arrival(10, "X"), arrival(10, "S", STATEMENT)], 2),
+    ([arrival(10, "T", STATEMENT), receipted("X", "S"), receipted("X", "T"), arrival(10, "T", STATEMENT)], 2),
 ]
 
 
 @pytest.mark.parametrize(("words", "amounts"), ONE_TO_ONE, ids=range(len(ONE_TO_ONE)))
 def test_words_and_money_are_matched_one_to_one(words: list[Arrival], amounts: int) -> None:
-    assert len(told(*words)) == amounts
+    booked = told(*words)
+    ids = [id_ for one in booked for id_ in (one.transaction_id, one.other_id) if id_ is not None]
+    assert len(booked) == amounts
+    assert len(set(ids)) == len(ids), "an id is one arrival's"
