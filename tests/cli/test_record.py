@@ -289,7 +289,9 @@ def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_asked_for(
         ("not_found", "nobody", "main", "--check", *out),
         ("not_found", "--payment", "019b76da-8c3c-7f20-8000-0a1b2c3d4e5f", *out),
         ("unprocessable", "--payment", "nonsense", *out),
-        ("unprocessable", "--platform", "nobody", "--check", *out),
+        ("not_found", "--platform", "nobody", "--check", *out),
+        ("not_found", "--platform", "nobody", "--payment", "019b76da-8c3c-7f20-8000-0a1b2c3d4e5f", *out),
+        ("usage", "shop", "--payment", "019b76da-8c3c-7f20-8000-0a1b2c3d4e5f", *out),
         ("unconfirmed", "shop", "--platform", "mtn", *collect, *out),
         ("invalid_number", "shop", "--platform", "mtn", "--collect", "3.00", "--from", "123", *out),
         ("invalid_amount", "shop", "--platform", "mtn", "--collect", "-3", "--from", NUMBERS["mtn"], *out),
@@ -310,6 +312,10 @@ def test_what_is_wrong_is_told_in_one_sentence_and_nothing_is_asked_for(
         assert shop.refusal("accounts", "record", *arguments)[0] == code, arguments
     assert list(tmp_path.iterdir()) == []
     assert operators.requests == 0
+    missing = ("--platform", "nobody")
+    said = shop.refusal("accounts", "check", *missing)
+    assert said == shop.refusal("accounts", "record", *missing, "--check", *out)
+    assert "there are mtn" in said[1]
 
 
 def test_a_merchant_with_accounts_of_its_own_does_not_pay_into_the_platforms(shop: Cli, tmp_path: Path) -> None:

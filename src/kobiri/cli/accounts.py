@@ -46,7 +46,7 @@ def fields(provider: Provider, json: Json = False) -> None:
     Example: kobiri accounts fields mtn
     """
     with plain_errors(json):
-        spec = _spec(provider)
+        spec = spec_of(provider)
         rows = [(f.name, _need(f), ", ".join(f.choices) or None, f.label) for f in spec.fields]
         document = {
             "provider": spec.id,
@@ -97,7 +97,7 @@ def set_(
     Example: kobiri accounts set kitwe-books mtn --base-url https://proxy.momoapi.mtn.com --file mtn.json
     """
     with plain_errors(json):
-        spec = _spec(provider)
+        spec = spec_of(provider)
         given = _read(json, file) if file is not None else _ask(json, spec)
         wish = Wish(
             provider=provider,
@@ -244,7 +244,8 @@ def _turn(slug: str, name: str, mode: Mode, reason: str, json: bool, *, enabled:
     emit(json, {"name": name, "enabled": enabled}, lambda console: console.print(f"Account {name} is {word}."))
 
 
-def _spec(provider: str) -> ProviderSpec:
+def spec_of(provider: str) -> ProviderSpec:
+    """The provider of this name. Raises NotFound, which names all."""
     specs = wiring.provider_specs()
     if provider not in specs:
         raise NotFound(f"There is no provider {provider!r}; there are {', '.join(specs)}.")

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from kobiri import app as wiring
-from kobiri.cli.accounts import Mode, ModeOption
+from kobiri.cli.accounts import Mode, ModeOption, spec_of
 from kobiri.cli.output import ACTOR, Json, emit, fail, plain_errors, run
 from kobiri.config import Settings
 from kobiri.domain.errors import Unprocessable
@@ -107,6 +107,9 @@ def record(
     if wrong is not None:
         fail(json, "usage", wrong)
     assert out is not None
+    with plain_errors(json):
+        if platform is not None:
+            spec_of(platform)
     folder, say = Folder(out), _teller(json)
     try:
         if payment is not None:
@@ -199,6 +202,8 @@ def _wrong(  # noqa: PLR0911  # one return for each thing that may be wrong
         return "Name a merchant's account, or a provider by --platform; not both."
     if collect is not None and slug is None:
         return "A payment is a merchant's: name one."
+    if payment is not None and platform is None and (slug is None) != (name is None):
+        return "Name the merchant's account too, or leave the merchant out: the payment's id says whose it is."
     if payment is None and platform is None and name is None:
         return "Name a merchant and an account, or a provider by --platform."
     return None
