@@ -104,14 +104,18 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One call that was answered, with every secret in it: see domain/redaction.py. `once`: it was to move money."""
+    """One call, with every secret in it: see domain/redaction.py. `once`: it was to move money.
+
+    `answer` None: no whole one came, for the reason in `lost`.
+    """
 
     method: str
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)
-    answer: Answer = field(repr=False)
+    answer: Answer | None = field(repr=False)
     once: bool
+    lost: str = ""
 
 
 _overheard: ContextVar[list[Exchange] | None] = ContextVar("overheard", default=None)
@@ -305,8 +309,7 @@ async def _exchange(
             ) as response,
         ):
             answer = Answer(response.status, response.headers, await _read(response))
-        if (heard := _overheard.get()) is not None:
-            heard.append(Exchange(method, url, headers, body, answer, call.once))
+        _hear(Exchange(method, url, headers, body, answer, call.once))
         return answer  # noqa: TRY300  # no except below is about it
     except _StrayAnswer:
         raise NotSent("the connection held an answer to no request") from None
@@ -316,7 +319,13 @@ async def _exchange(
     # money must end in a known way. The cause is dropped, for aiohttp's texts tell addresses and URLs.
     except Exception as error:  # noqa: BLE001
         reason = _reason(error, call)
+        _hear(Exchange(method, url, headers, body, None, call.once, lost=reason))
         raise (MaybeSent(reason) if call.written else NotSent(reason)) from None
+
+
+def _hear(exchange: Exchange) -> None:
+    if (heard := _overheard.get()) is not None:
+        heard.append(exchange)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

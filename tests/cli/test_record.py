@@ -18,6 +18,7 @@ from aiohttp import ClientSession, web
 
 from kobiri import app as kobiri_app
 from kobiri.providers import registry
+from kobiri.services import recording
 from kobiri.simulator import app as simulator_app
 from tests.cli.conftest import Cli
 from tests.conftest import TestDatabase
@@ -265,9 +266,11 @@ def test_a_full_disk_is_told_in_one_sentence(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    code, sentence = shop.refusal("accounts", "record", "--platform", "mtn", "--check", "--out", str(tmp_path))
-    assert code == "file"
-    assert "No space left" in sentence
+    asked = ("accounts", "record", "--platform", "mtn", "--check", "--out", str(tmp_path))
+    said, told = shop.run(*asked), shop.run(*asked, "--json")
+    assert (said.exit_code, said.stdout, told.exit_code) == (1, "", 1)
+    assert said.stderr.startswith(f"{tmp_path}: No space left on device.\n")
+    assert json.loads(told.stdout)["error"] == {"code": "file", "detail": f"{tmp_path}: No space left on device."}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -352,6 +355,19 @@ def test_a_page_in_the_place_of_an_answer_is_left_out_whole(
     assert_told_nothing("".join(path.read_text() for path in tmp_path.iterdir()), "mtn", operators)
 
 
+def test_what_is_held_back_is_counted_and_told_with_the_reason(
+    shop: Cli, operators: TalkativeOperators, tmp_path: Path
+) -> None:
+    shop.environment["ZAMTEL_THIRD_PARTY_ID"] = "collection"  # an identity that stands in every file
+    base = ("accounts", "record", "shop", "--platform", "zamtel", "--mode", "test", "--out", str(tmp_path))
+    asked = (*base, "--collect", "3.00", "--from", NUMBERS["zamtel"])
+    assert shop.json(*asked)["held_back"] == [{"why": recording.TELLING, "count": 1}]
+    said = shop.run(*asked).stdout
+    assert f"In no file (1): {recording.TELLING}." in said
+    assert "Nothing was answered" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_sent_is_failed_and_goes_by_no_other_account(
     shop: Cli, database: TestDatabase, tmp_path: Path
 ) -> None:
@@ -362,7 +378,7 @@ def test_what_cannot_be_sent_is_failed_and_goes_by_no_other_account(
     assert done.exit_code == 0, done.output
     assert "is FAILED" in done.stderr
     assert "(provider_unavailable)" in done.stdout
-    assert "there is no file" in done.stdout
+    assert "no whole answer came: ClientConnectorError ECONNREFUSED" in done.stdout
     (row,) = asyncio.run(
         database.fetch(
             "SELECT status, next_run_at, account_id, provider, send_before <= created_at AS over FROM payments"

@@ -10,6 +10,7 @@ from kobiri.services import recording, roads, submission
 from kobiri.services.recording import Chosen, Recorder
 from tests.api.steps import check, eventually, gateway, history, problem, read, work
 from tests.conftest import Api, ApiFactory, Simulator
+from tests.services.test_recording import Ear
 
 PAYERS = [f"2609712345{number:02}" for number in range(6)]
 
@@ -121,5 +122,5 @@ async def test_a_recorded_check_gets_the_same_time(
         api = await airtel(make_api, simulator, deadline_s)
         (road,) = (one for one in gateway(api).roads._platform if one.spec.id == "airtel")
         monkeypatch.setattr(road, "provider", Recorder(road.provider))
-        trouble = await recording.check(gateway(api), Chosen(None, "airtel", None), lambda *_: None)
+        trouble = await recording.check(gateway(api), Chosen(None, "airtel", None), Ear())
         assert (trouble is None) is taken

@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -32,18 +32,44 @@ READ_THEM = "Read each file before you send it: what is left of the exchange sta
 
 
 @dataclass
-class Folder:
-    """Where recordings go: a new file for each, readable for its owner alone."""
+class Session:
+    """What one command has to tell. Recordings go into a folder: a new file for each, readable for its owner alone."""
 
     path: Path
+    json: bool
     written: list[Path] = field(default_factory=list)
+    held_back: Counter[str] = field(default_factory=Counter)
+    trouble: OSError | None = None
+
+    def try_out(self) -> None:
+        """Make a file and take it away, before anything moves. Raises OSError that names the folder."""
+        try:
+            descriptor, temporary = tempfile.mkstemp(prefix=".recording.", dir=self.path)
+            os.close(descriptor)
+            try:
+                os.link(temporary, f"{temporary}.link")
+                Path(f"{temporary}.link").unlink()
+            finally:
+                Path(temporary).unlink()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def keep(self, one: Recording) -> None:
-        """Write a file whole or not at all, under a name that was free. Raises OSError that names the folder."""
+        """Write a file whole or not at all, under a name that was free."""
         try:
             self._keep(one)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
+            self.trouble = OSError(error.errno, error.strerror, str(self.path))
+            self.hold_back(f"the file cannot be written: {error.strerror}")
+
+    def hold_back(self, why: str) -> None:
+        """Count what is in no file."""
+        self.held_back[why] += 1
+
+    def say(self, line: str) -> None:
+        """For people alone, while they wait."""
+        if not self.json:
+            typer.echo(line, err=True)
 
     def _keep(self, one: Recording) -> None:
         descriptor, temporary = tempfile.mkstemp(prefix=".recording.", dir=self.path)  # mode 0600
@@ -107,13 +133,14 @@ def record(
     if wrong is not None:
         fail(json, "usage", wrong)
     assert out is not None
+    session = Session(out, json)
     with plain_errors(json):
         if platform is not None:
             spec_of(platform)
-    folder, say = Folder(out), _teller(json)
+        session.try_out()
     try:
         if payment is not None:
-            said = run(json, lambda settings: _again(settings, folder, payment, slug, mode, name, platform))
+            said = run(json, lambda settings: _again(settings, session, payment, slug, mode, name, platform))
         elif collect is not None and from_ is not None:
             with plain_errors(json):
                 payer = Msisdn.parse(from_)
@@ -123,14 +150,14 @@ def record(
             if mode is Mode.live and not yes:
                 _confirm(json, chosen, money, payer)
             asked = Asked(chosen, mode.value, money, payer, network)
-            said = run(json, lambda settings: _collect(settings, folder, asked, say, wait))
+            said = run(json, lambda settings: _collect(settings, session, asked, wait))
         else:
-            said = run(json, lambda settings: _check(settings, folder, slug, mode, name, platform))
+            said = run(json, lambda settings: _check(settings, session, slug, mode, name, platform))
     except KeyboardInterrupt:
         typer.echo("Stopped. A payment that was begun goes on; the worker follows it.", err=True)
-        _tell(json, folder, "")
+        _tell(json, session, "")
         raise typer.Exit(INTERRUPTED) from None
-    _tell(json, folder, said)
+    _tell(json, session, said)
 
 
 @dataclass(frozen=True)
@@ -145,11 +172,11 @@ class Asked:
 
 
 async def _check(
-    settings: Settings, folder: Folder, slug: str | None, mode: Mode, name: str | None, platform: str | None
+    settings: Settings, session: Session, slug: str | None, mode: Mode, name: str | None, platform: str | None
 ) -> str:
     async with wiring.operating(settings, Recorder) as gateway:
         chosen = await recording.choose(gateway.db, slug, mode.value, name, platform)
-        trouble = await recording.check(gateway, chosen, folder.keep)
+        trouble = await recording.check(gateway, chosen, session)
     return "The provider takes this account." if trouble is None else f"The provider does not take it: {trouble}"
 
 
@@ -161,18 +188,18 @@ async def _chosen(
         return chosen, await recording.currency(gateway, chosen)
 
 
-async def _collect(settings: Settings, folder: Folder, asked: Asked, say: Callable[[str], None], wait: int) -> str:
+async def _collect(settings: Settings, session: Session, asked: Asked, wait: int) -> str:
     only = (asked.chosen.provider, asked.chosen.account_id)
     async with wiring.operating(settings, Recorder, only) as gateway:
         payment = await recording.collect(
             gateway, asked.chosen, Order(asked.money, asked.payer, asked.network, description=DESCRIPTION), asked.mode,
-            folder.keep, say, wait_s=wait, actor=ACTOR,
+            session, wait_s=wait, actor=ACTOR,
         )  # fmt: skip
     return _state(payment)
 
 
 async def _again(
-    settings: Settings, folder: Folder, payment: str, slug: str | None, mode: Mode, name: str | None,
+    settings: Settings, session: Session, payment: str, slug: str | None, mode: Mode, name: str | None,
     platform: str | None,
 ) -> str:  # fmt: skip
     known = parse_id(payment)
@@ -180,7 +207,7 @@ async def _again(
         raise Unprocessable(f"{payment[:60]!r} is not a payment's id.")
     async with wiring.operating(settings, Recorder) as gateway:
         chosen = await recording.choose(gateway.db, slug, mode.value, name, platform) if slug or platform else None
-        return _state(await recording.again(gateway, PaymentId(known), chosen, folder.keep, actor=ACTOR))
+        return _state(await recording.again(gateway, PaymentId(known), chosen, session, actor=ACTOR))
 
 
 def _wrong(  # noqa: PLR0911  # one return for each thing that may be wrong
@@ -192,8 +219,6 @@ def _wrong(  # noqa: PLR0911  # one return for each thing that may be wrong
         return (
             "Name a folder that exists by --out." if out is None else f"{out}: there is no such folder; make it first."
         )
-    if not os.access(out, os.W_OK | os.X_OK):
-        return f"{out}: no file can be made there."
     if check + (collect is not None) + (payment is not None) != 1:
         return "Say what to record: --check, --collect with --from, or --payment."
     if (collect is None) != (payer is None):
@@ -223,23 +248,36 @@ def _confirm(json: bool, chosen: Chosen, money: Money, payer: Msisdn) -> None:
     typer.confirm("Go on?", abort=True, err=True)
 
 
-def _teller(json: bool) -> Callable[[str], None]:
-    return (lambda _line: None) if json else (lambda line: typer.echo(line, err=True))
-
-
 def _state(payment: Payment) -> str:
     code = f" ({payment.failure_code})" if payment.failure_code else ""
     return f"Payment {payment.id} is {payment.status}{code}."
 
 
-def _tell(json: bool, folder: Folder, said: str) -> None:
-    document = {"said": said, "files": [str(path) for path in folder.written]}
+def _tell(json: bool, session: Session, said: str) -> None:
+    error = session.trouble and f"{session.path}: {session.trouble.strerror}."
+    document = {
+        **({"error": {"code": "file", "detail": error}} if error else {}),
+        "said": said,
+        "files": [str(path) for path in session.written],
+        "held_back": [{"why": why, "count": count} for why, count in session.held_back.items()],
+    }
 
     def human(console: Console) -> None:
         if said:
             console.print(said, highlight=False)
-        for path in folder.written:
+        for path in session.written:
             console.print(f"  {path}", highlight=False)
-        console.print(READ_THEM if folder.written else "Nothing was answered, so there is no file.")
+        for why, count in session.held_back.items():
+            console.print(f"In no file ({count}): {why}.", highlight=False)
+        if session.written:
+            console.print(READ_THEM)
+        elif not session.held_back:
+            console.print("Nothing was answered, so there is no file.")
 
-    emit(json, document, human)
+    if error and not json:
+        typer.echo(error, err=True)
+        human(Console(stderr=True, soft_wrap=True, markup=False))
+    else:
+        emit(json, document, human)
+    if error:
+        raise typer.Exit(1)

@@ -6,10 +6,10 @@ Money moves as it does for every merchant: `payments.create` sends it, `reviews.
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from kobiri import net
 from kobiri.domain.errors import NotFound, Unprocessable
@@ -53,6 +53,10 @@ STOP_WITHIN_S = 5.0
 DESCRIPTION = "Trial payment"
 MIN_IDENTITY = 6  # a value that is no secret and still tells whose account it is; shorter ones are words such as ZMW
 
+# Why an exchange is in no file.
+TELLING = "it would have shown a secret or an identity of the account, or what is spelt like one"
+UNREADABLE = "a callback that cannot be read"
+
 Operation: TypeAlias = Literal["token", "send", "find", "callback"]
 
 
@@ -68,8 +72,17 @@ class Recording:
         return json.dumps(self.document, indent=2, ensure_ascii=False) + "\n"
 
 
-Keep: TypeAlias = Callable[[Recording], None]
-Say: TypeAlias = Callable[[str], None]
+class Listener(Protocol):
+    """Who is told of a recording while it goes on. None of it may raise: a payment is followed all the same."""
+
+    def keep(self, recording: Recording) -> None:
+        """Here is one."""
+
+    def hold_back(self, why: str) -> None:
+        """There was an exchange of which nothing is told."""
+
+    def say(self, line: str) -> None:
+        """Something for a person who waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +173,11 @@ async def choose(db: Database, slug: str | None, mode: Mode, name: str | None, p
     return Chosen(tenant, stored.provider, stored.id)
 
 
-async def check(gateway: Gateway, chosen: Chosen, keep: Keep) -> str | None:
+async def check(gateway: Gateway, chosen: Chosen, listener: Listener) -> str | None:
     """Record the account's check, which moves nothing. None: it is taken; else why not. Raises Unprocessable."""
     road = await _road(gateway, chosen)
     checked = await road.provider.check(within_s=max(CHECK_WITHIN_S, road.account.deadline_s))
-    _Notebook(road, keep).write()
+    _Notebook(road, listener).write()
     return checked.trouble
 
 
@@ -178,8 +191,7 @@ async def collect(
     chosen: Chosen,
     order: Order,
     mode: Mode,
-    keep: Keep,
-    say: Say,
+    listener: Listener,
     *,
     wait_s: float,
     actor: str,
@@ -195,14 +207,14 @@ async def collect(
     tenant = chosen.tenant
     if tenant is None:
         raise Unprocessable("A payment is a merchant's: name one.")
-    notebook = _Notebook(road, keep)
+    notebook = _Notebook(road, listener)
     # Its time to be sent is over at once, for whoever sent it later would choose the road anew.
     gateway = replace(gateway, send_within=timedelta(0))
     key = f"accounts-record-{new_id()}"
     use = KeyUse(key, "POST", "kobiri accounts record", hashlib.sha256(key.encode()).digest(), gateway.key_life)
     try:
         reply = await payments.create(gateway, _caller(tenant, mode), order, use, Author(actor), respond_async=False)
-        say(_told(reply.payment))
+        listener.say(_told(reply.payment))
         while gateway.calls.running:  # noqa: ASYNC110  # a provider that cannot be asked answers when the payer has
             await asyncio.sleep(0.1)
     except asyncio.CancelledError:  # somebody has enough: what is open ends as it does in any process that stops
@@ -212,10 +224,12 @@ async def collect(
         notebook.write()
     if reply.payment.surely_unsent:
         return reply.payment  # nobody was told of it, so there is nothing to ask about
-    return await _follow(gateway, road, reply.payment, notebook, say, wait_s=wait_s, actor=actor)
+    return await _follow(gateway, road, reply.payment, notebook, listener, wait_s=wait_s, actor=actor)
 
 
-async def again(gateway: Gateway, payment_id: PaymentId, chosen: Chosen | None, keep: Keep, *, actor: str) -> Payment:
+async def again(
+    gateway: Gateway, payment_id: PaymentId, chosen: Chosen | None, listener: Listener, *, actor: str
+) -> Payment:
     """Record one question about a payment, and the callbacks that came for it. Raises NotFound, Unprocessable.
 
     `chosen`: the account by which it must have gone.
@@ -227,7 +241,7 @@ async def again(gateway: Gateway, payment_id: PaymentId, chosen: Chosen | None, 
     road = await gateway.roads.of_payment(payment)
     if road is None:
         raise Unprocessable("The provider account of this payment is gone.")
-    notebook = _Notebook(road, keep)
+    notebook = _Notebook(road, listener)
     notebook.about(payment)
     after, _ = await reviews.check(gateway, payment_id, actor)
     notebook.write()
@@ -241,7 +255,14 @@ def _went_by(chosen: Chosen, payment: Payment) -> bool:
 
 
 async def _follow(
-    gateway: Gateway, road: Road, payment: Payment, notebook: "_Notebook", say: Say, *, wait_s: float, actor: str
+    gateway: Gateway,
+    road: Road,
+    payment: Payment,
+    notebook: "_Notebook",
+    listener: Listener,
+    *,
+    wait_s: float,
+    actor: str,
 ) -> Payment:
     loop = asyncio.get_running_loop()
     notebook.about(payment)
@@ -252,14 +273,14 @@ async def _follow(
         payment, finding = await reviews.check(gateway, payment.id, actor)
         notebook.write()
         if (word := type(finding).__name__) != said:
-            say(f"{road.spec.name} says: {word}. The payment is {payment.status}.")
+            listener.say(f"{road.spec.name} says: {word}. The payment is {payment.status}.")
             said = word
         if payment.is_final and isinstance(finding, Succeeded | Declined | NotKnown):
             break
     until = loop.time() + (CALLBACK_WITHIN_S if road.account.callback_url and payment.is_final else 0.0)
     evidence = await reviews.evidence(gateway.db, payment.id)
     if loop.time() < until and not evidence.callbacks:
-        say("Waiting for a callback.")
+        listener.say("Waiting for a callback.")
     while not evidence.callbacks and loop.time() < until:
         await asyncio.sleep(1.0)
         evidence = await reviews.evidence(gateway.db, payment.id)
@@ -305,10 +326,10 @@ def _caller(tenant: Tenant, mode: Mode) -> Caller:
 class _Notebook:
     """Writes down what a recorder has heard, redacted; equal exchanges once."""
 
-    def __init__(self, road: Road, keep: Keep) -> None:
+    def __init__(self, road: Road, listener: Listener) -> None:
         assert isinstance(road.provider, Recorder), "the gateway was made with recorders"
         self._recorder = road.provider
-        self._keep = keep
+        self._listener = listener
         self._written: set[str] = set()
         self._seen = 0
         self._reference: ProviderReference | None = None
@@ -335,12 +356,15 @@ class _Notebook:
 
     def write_callbacks(self, posted: Sequence[KeptCallback]) -> None:
         for kept in posted:
-            body = self._redactor.body(kept.body)
-            if kept.provider != self._recorder.spec.id or "body" not in body:
+            if kept.provider != self._recorder.spec.id:
                 continue
+            body = self._redactor.body(kept.body)
             try:
                 word = self._recorder.read_callback(Callback("POST", "", "/", [], kept.body))
             except Unreadable:
+                word = None
+            if word is None or "body" not in body:
+                self._listener.hold_back(UNREADABLE)
                 continue
             heads = kept.headers
             request = {
@@ -369,6 +393,9 @@ class _Notebook:
 
     def _write_exchange(self, step: _Step, exchange: net.Exchange) -> None:
         account, redactor = self._recorder.account, self._redactor
+        if exchange.answer is None:
+            self._listener.hold_back(f"no whole answer came: {exchange.lost}")
+            return
         url = exchange.url.removeprefix(account.base_url.rstrip("/"))
         request: dict[str, Any] = {
             "method": exchange.method,
@@ -445,9 +472,13 @@ class _Notebook:
         what = operation if operation == "token" else f"{kind}-{operation}"
         recording = Recording(f"{spec.id}-{what}{status}", document)
         same = json.dumps([operation, kind, request, answer], sort_keys=True)
-        if same not in self._written and not self._redactor.leaks(recording.text):
-            self._written.add(same)
-            self._keep(recording)
+        if same in self._written:
+            return
+        self._written.add(same)
+        if self._redactor.leaks(recording.text):
+            self._listener.hold_back(TELLING)
+        else:
+            self._listener.keep(recording)
 
 
 def _operation(step: _Step, exchange: net.Exchange) -> Operation:
