@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -25,6 +26,7 @@ from kobiri.simulator import app as simulator_app
 from kobiri.simulator.stage import SimulatorSettings
 from kobiri.store import attempts, switches
 from kobiri.store.attempts import EarlierRoad
+from kobiri.worker import loop, tasks
 from tests.api.steps import (
     SECRET,
     age,
@@ -447,7 +449,7 @@ async def test_a_callback_for_the_road_that_was_left_settles_nothing_and_makes_u
     payment, old = await rerouted_and_waiting(two)
     answer = await post_callback(two.api, callback(old))
     assert answer.status_code == 200
-    await checking.ask_earlier_roads(gateway(two.api))
+    await checking.ask_earlier_road(gateway(two.api))
     questions = await two.simulator.requests(provider="mtn", path=old["provider_reference"])
     assert [r["answered"] for r in questions] == [404]
     after = await read(two.api, payment["id"])
@@ -469,7 +471,7 @@ async def test_another_account_does_not_answer_for_the_road_that_was_left(two: T
     async def still_asked_by(those: Roads) -> bool:
         object.__setattr__(parts, "roads", those)
         await two.api.database.fetch("UPDATE attempts SET next_run_at = now()")
-        assert await checking.ask_earlier_roads(parts) == 1
+        assert await checking.ask_earlier_road(parts) == 1
         (left,) = await two.left_behind()
         return left["next_run_at"] is not None
 
@@ -492,7 +494,7 @@ async def test_a_road_that_knows_what_it_was_never_sent_gives_the_payment_to_a_p
 
     await settled_at_the_first(two, asked.reference)
     assert (await post_callback(two.api, callback(old))).status_code == 200
-    await checking.ask_earlier_roads(gateway(two.api))
+    await checking.ask_earlier_road(gateway(two.api))
     after = await read(two.api, payment["id"])
     assert after["status"] == "PENDING", "the road that was taken says how it ends"
     told = await history(two.api, payment["id"])
@@ -503,7 +505,7 @@ async def test_a_road_that_knows_what_it_was_never_sent_gives_the_payment_to_a_p
         assert after["review"] == "mismatched"
         assert told.count("payment.mismatched") == 1
         await post_callback(two.api, callback(old, financialTransactionId="again"))
-        await checking.ask_earlier_roads(gateway(two.api))
+        await checking.ask_earlier_road(gateway(two.api))
         assert (await history(two.api, payment["id"])).count("payment.mismatched") == 1
     assert await ledger(two.api, payment["id"]) == ({"provider:mtn": 1_000, "suspense": -1_000} if pays else {})
 
@@ -522,7 +524,7 @@ async def test_callbacks_for_the_road_that_was_left_cause_few_questions_and_none
         return seconds
 
     async def asks() -> int:
-        return await checking.ask_earlier_roads(gateway(two.api))
+        return await checking.ask_earlier_road(gateway(two.api))
 
     await post_callback(two.api, callback(old))
     assert (await asks(), await questions()) == (1, 1)
@@ -570,16 +572,45 @@ async def test_a_road_that_was_left_and_knows_it_is_asked_until_it_has_a_firm_wo
     two.first.provider.find = find  # type: ignore[method-assign]
     await post_callback(two.api, callback(old, status="PENDING"))
     for n in range(len(words)):
-        assert await checking.ask_earlier_roads(gateway(two.api)) == 1, n
+        assert await checking.ask_earlier_road(gateway(two.api)) == 1, n
         if n == 0:
             assert (await read(two.api, payment["id"]))["review"] == "mismatched"
             await two.api.database.fetch("UPDATE payments SET review = NULL")
         elif n < len(words) - 1:
             assert (await read(two.api, payment["id"]))["review"] is None, "what a person has seen is no news"
         await two.api.database.fetch("UPDATE attempts SET next_run_at = now() WHERE next_run_at IS NOT NULL")
-    assert await checking.ask_earlier_roads(gateway(two.api)) == 0
+    assert await checking.ask_earlier_road(gateway(two.api)) == 0
     assert (await read(two.api, payment["id"]))["review"] == "mismatched"
     assert await ledger(two.api, payment["id"]) == {"provider:mtn": 1_000, "suspense": -1_000}
+
+
+async def test_a_slow_road_that_was_left_holds_up_no_other_and_no_stop(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "EARLIER_PER_S", 100.0)
+    asked: list[str] = []
+    await two.simulator.fault(**NO_TOKEN, times=100)
+    for n in range(5):
+        assert (await two.api.pay(f"k{n}")).json()["provider"] == SECOND
+
+    async def find(*about: Any, **_: Any) -> Finding:
+        asked.append(about[1])
+        if len(asked) < 4:
+            await asyncio.sleep(30)
+        return NotFound()
+
+    two.first.provider.find = find  # type: ignore[method-assign]
+    await two.api.database.fetch("UPDATE attempts SET hinted = true, next_run_at = now()")
+    stop, parts = asyncio.Event(), gateway(two.api)
+    of_roads = [task for task in tasks.periodic(parts, timedelta(days=1), None) if "road" in task.name]
+    worker = asyncio.create_task(loop.run(parts, of_roads, stop, concurrency=1, grace_s=1))
+
+    async def all_asked() -> bool:
+        return len(set(asked)) == 5
+
+    await eventually(all_asked)
+    stop.set()
+    await asyncio.wait_for(worker, 5)
 
 
 async def test_a_road_that_was_left_and_failed_it_in_doubt_knows_it_and_is_not_asked_for_ever(two: Two) -> None:
@@ -591,12 +622,12 @@ async def test_a_road_that_was_left_and_failed_it_in_doubt_knows_it_and_is_not_a
     two.first.provider.find = find  # type: ignore[method-assign]
     await post_callback(two.api, callback(old, status="PENDING"))
     for n in range(checking.EARLIER_UNPROVEN_AGAIN + 2):  # as many as a not-found gets, and more
-        assert await checking.ask_earlier_roads(gateway(two.api)) == 1, n
+        assert await checking.ask_earlier_road(gateway(two.api)) == 1, n
         await two.api.database.fetch("UPDATE attempts SET next_run_at = now() WHERE next_run_at IS NOT NULL")
     await two.api.database.fetch(
         "UPDATE attempts SET checks = $1 WHERE next_run_at IS NOT NULL", checking.EARLIER_DOUBTED_AGAIN
     )
-    assert await checking.ask_earlier_roads(gateway(two.api)) == 1
-    assert await checking.ask_earlier_roads(gateway(two.api)) == 0
+    assert await checking.ask_earlier_road(gateway(two.api)) == 1
+    assert await checking.ask_earlier_road(gateway(two.api)) == 0
     assert (await read(two.api, payment["id"]))["review"] == "mismatched"
     assert (await history(two.api, payment["id"])).count("payment.mismatched") == 1

@@ -1,6 +1,5 @@
 """What the worker does with a payment that is due: ask about it, send it again, or give it up."""
 
-import asyncio
 import random
 import time
 from dataclasses import replace
@@ -23,7 +22,8 @@ log = structlog.get_logger(__name__)
 
 WORKER = Author("worker")
 
-EARLIER_AT_ONCE = 2  # each second: with what the worker asks about final payments half of the slowest provider's pace
+EARLIER_PER_S = 2.0  # with what the worker asks about final payments half of the slowest provider's pace
+EARLIER_PLACES = 10  # a slow provider has one place for each question of its own, and others go by
 EARLIER_UNPROVEN_AGAIN = 7  # with the delays of domain/schedule.py: about a quarter of an hour
 EARLIER_DOUBTED_AGAIN = 30  # likewise: about a day
 
@@ -65,16 +65,17 @@ async def resume(gateway: Gateway, claim: Claim) -> None:
             await _ask(gateway, road, read, began)
 
 
-async def ask_earlier_roads(gateway: Gateway) -> int:
-    """Ask about roads that were left, where somebody has spoken of them since; how many."""
+async def ask_earlier_road(gateway: Gateway) -> int:
+    """Ask about one road that was left, where somebody has spoken of it since; how many that were."""
     lease_s = gateway.roads.longest_question_s + LEASE_MARGIN_S
     async with gateway.db.worker_transaction() as tx:
-        claimed = await attempts.claim(tx, EARLIER_AT_ONCE, lease_s)
-    await asyncio.gather(*(_ask_earlier_road(gateway, earlier) for earlier in claimed))
+        claimed = await attempts.claim(tx, 1, lease_s)
+    for earlier in claimed:
+        await _ask_there(gateway, earlier)
     return len(claimed)
 
 
-async def _ask_earlier_road(gateway: Gateway, earlier: EarlierRoad) -> None:
+async def _ask_there(gateway: Gateway, earlier: EarlierRoad) -> None:
     """Nothing was sent there, as far as we saw: where the provider knows it, a person must look."""
     try:
         async with gateway.db.tenant_transaction(earlier.tenant_id) as tx:

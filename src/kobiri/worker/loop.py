@@ -58,6 +58,7 @@ async def _resume_due(gateway: Gateway, stop: asyncio.Event, concurrency: int, g
         pause_s = BUSY_S if claims else min(pause_s * 2, IDLE_S)
         await _sleep(stop, pause_s * random.uniform(0.8, 1.2))
     await gateway.calls.drain(grace_s)
+    gateway.calls.cut()  # the periodic tasks' own questions: they move no money, and are asked again
 
 
 def _is_time(pace: Pace) -> bool:
