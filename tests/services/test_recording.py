@@ -5,10 +5,11 @@ import json
 import pytest
 
 from kobiri import net
-from kobiri.domain.ids import new_provider_reference
+from kobiri.domain.ids import PaymentId, new_provider_reference
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
 from kobiri.domain.outcome import Accepted, Unknown
+from kobiri.domain.payment import Payment
 from kobiri.domain.redaction import Redactor
 from kobiri.providers.base import Collection
 from kobiri.services.recording import TELLING, Recorder, Recording, _Notebook, _Step
@@ -34,6 +35,10 @@ class Ear:
 
     def hold_back(self, why: str) -> None:
         self.held_back.append(why)
+
+    def may_exist(self, payment_id: PaymentId | None) -> None: ...
+
+    def see(self, payment: Payment) -> None: ...
 
     def say(self, line: str) -> None: ...
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 import structlog
@@ -22,37 +23,42 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 
 T = TypeVar("T")
 
+Beside: TypeAlias = Callable[[], Mapping[str, object]]
+
 ACTOR = "operator:cli"
 PIPE_WIDTH = 1_000
 
 
-def run(json: bool, work: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
+def run(json: bool, work: Callable[[Settings], Coroutine[Any, Any, T]], beside: Beside = dict) -> T:
     """Run an async piece of work with the settings; expected errors become one sentence (see `plain_errors`)."""
-    with plain_errors(json):
+    with plain_errors(json, beside):
         structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # a command's output is its own
         return asyncio.run(work(load()))
     raise AssertionError
 
 
 @contextmanager
-def plain_errors(json: bool) -> Iterator[None]:
-    """Turn expected errors into one sentence (or one JSON document) and exit code 1; 2 where a setting is wrong."""
+def plain_errors(json: bool, beside: Beside = dict) -> Iterator[None]:
+    """Turn expected errors into one sentence (or one JSON document) and exit code 1; 2 where a setting is wrong.
+
+    `beside`: what else stands in the JSON document then.
+    """
     try:
         yield
     except KobiriError as error:
-        _fail(json, error.code, error.detail)
+        _fail(json, error.code, error.detail, beside=beside())
     except ConfigurationError as error:
-        _fail(json, "configuration", str(error), 2)
+        _fail(json, "configuration", str(error), 2, beside())
     except EmbeddedError as error:
-        _fail(json, "embedded_database", str(error))
+        _fail(json, "embedded_database", str(error), beside=beside())
     except DatabaseRefused as error:
-        _fail(json, "database_refused", str(error))
+        _fail(json, "database_refused", str(error), beside=beside())
     except DRIVER_ERRORS as error:
-        _fail(json, "database_refused", refusal(error))
+        _fail(json, "database_refused", refusal(error), beside=beside())
     except OSError as error:
         if error.filename is None:
             raise
-        _fail(json, "file", f"{error.filename}: {error.strerror}.")
+        _fail(json, "file", f"{error.filename}: {error.strerror}.", beside=beside())
 
 
 def emit(json: bool, document: object, human: Callable[[Console], None]) -> None:
@@ -80,9 +86,11 @@ def fail(json: bool, code: str, detail: str) -> None:
     _fail(json, code, detail)
 
 
-def _fail(json: bool, code: str, detail: str, exit_code: int = 1) -> None:
+def _fail(
+    json: bool, code: str, detail: str, exit_code: int = 1, beside: Mapping[str, object] = MappingProxyType({})
+) -> None:
     if json:
-        typer.echo(msgspec.json.encode({"error": {"code": code, "detail": detail}}))
+        typer.echo(msgspec.json.encode({"error": {"code": code, "detail": detail}, **beside}))
     else:
         typer.echo(detail, err=True)
     raise typer.Exit(exit_code)

@@ -5,6 +5,8 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +42,8 @@ class Session:
     written: list[Path] = field(default_factory=list)
     held_back: Counter[str] = field(default_factory=Counter)
     trouble: OSError | None = None
+    payment_id: PaymentId | None = None
+    payment: Payment | None = None
 
     def try_out(self) -> None:
         """Make a file and take it away, before anything moves. Raises OSError that names the folder."""
@@ -65,6 +69,52 @@ class Session:
     def hold_back(self, why: str) -> None:
         """Count what is in no file."""
         self.held_back[why] += 1
+
+    def may_exist(self, payment_id: PaymentId | None) -> None:
+        """Whatever happens now, the payment can be named."""
+        self.payment_id = payment_id
+
+    def see(self, payment: Payment) -> None:
+        """Remember how the payment stands."""
+        self.payment_id, self.payment = payment.id, payment
+
+    @property
+    def known(self) -> str:
+        """What is known of the payment; empty where there is none."""
+        if self.payment is not None:
+            return recording.state(self.payment)
+        if self.payment_id is not None:
+            return f"Payment {self.payment_id} may be there: kobiri payments show {self.payment_id} tells."
+        return ""
+
+    def document(self) -> dict[str, object]:
+        """All of it, for --json."""
+        seen = self.payment
+        payment = {
+            "id": self.payment_id,
+            "status": seen and seen.status.value,  # null: nobody knows whether it is there
+            "failure_code": seen and seen.failure_code,
+        }
+        return {
+            "payment": payment if self.payment_id else None,
+            "files": [str(path) for path in self.written],
+            "held_back": [{"why": why, "count": count} for why, count in self.held_back.items()],
+        }
+
+    def tell(self, console: Console, said: str) -> None:
+        """All of it, for people."""
+        if said:
+            console.print(said, highlight=False)
+        for path in self.written:
+            console.print(f"  {path}", highlight=False)
+        for why, count in self.held_back.items():
+            console.print(f"In no file ({count}): {why}.", highlight=False)
+        if self.written:
+            console.print(READ_THEM)
+
+    def beside(self) -> dict[str, object]:
+        """What an error must not hide."""
+        return self.document() if self.payment_id or self.written or self.held_back else {}
 
     def say(self, line: str) -> None:
         """For people alone, while they wait."""
@@ -138,9 +188,11 @@ def record(
         if platform is not None:
             spec_of(platform)
         session.try_out()
-    try:
+    with _naming_the_payment(json, session):
         if payment is not None:
-            said = run(json, lambda settings: _again(settings, session, payment, slug, mode, name, platform))
+            said = run(
+                json, lambda settings: _again(settings, session, payment, slug, mode, name, platform), session.beside
+            )
         elif collect is not None and from_ is not None:
             with plain_errors(json):
                 payer = Msisdn.parse(from_)
@@ -150,14 +202,35 @@ def record(
             if mode is Mode.live and not yes:
                 _confirm(json, chosen, money, payer)
             asked = Asked(chosen, mode.value, money, payer, network)
-            said = run(json, lambda settings: _collect(settings, session, asked, wait))
+            said = run(json, lambda settings: _collect(settings, session, asked, wait), session.beside)
         else:
-            said = run(json, lambda settings: _check(settings, session, slug, mode, name, platform))
+            said = run(json, lambda settings: _check(settings, session, slug, mode, name, platform), session.beside)
+        _tell(json, session, said)
+
+
+@contextmanager
+def _naming_the_payment(json: bool, session: Session) -> Iterator[None]:
+    """Whichever way out is taken, a payment that may be there is named, and what was written.
+
+    An error's JSON document says so itself: see `Session.beside`.
+    """
+    errors = Console(stderr=True, soft_wrap=True, markup=False)
+    try:
+        yield
     except KeyboardInterrupt:
-        typer.echo("Stopped. A payment that was begun goes on; the worker follows it.", err=True)
-        _tell(json, session, "")
+        typer.echo("Stopped.", err=True)
+        emit(json, {"said": session.known, **session.document()}, lambda console: session.tell(console, session.known))
         raise typer.Exit(INTERRUPTED) from None
-    _tell(json, session, said)
+    except typer.Exit:
+        if not json:
+            session.tell(errors, session.known)
+        raise
+    except Exception as error:  # a fault of ours: its traceback follows
+        if json:
+            emit(json, {"error": {"code": "fault", "detail": type(error).__name__}, **session.document()}, errors.print)
+        else:
+            session.tell(errors, session.known)
+        raise
 
 
 @dataclass(frozen=True)
@@ -195,7 +268,7 @@ async def _collect(settings: Settings, session: Session, asked: Asked, wait: int
             gateway, asked.chosen, Order(asked.money, asked.payer, asked.network, description=DESCRIPTION), asked.mode,
             session, wait_s=wait, actor=ACTOR,
         )  # fmt: skip
-    return _state(payment)
+    return recording.state(payment)
 
 
 async def _again(
@@ -207,7 +280,7 @@ async def _again(
         raise Unprocessable(f"{payment[:60]!r} is not a payment's id.")
     async with wiring.operating(settings, Recorder) as gateway:
         chosen = await recording.choose(gateway.db, slug, mode.value, name, platform) if slug or platform else None
-        return _state(await recording.again(gateway, PaymentId(known), chosen, session, actor=ACTOR))
+        return recording.state(await recording.again(gateway, PaymentId(known), chosen, session, actor=ACTOR))
 
 
 def _wrong(  # noqa: PLR0911  # one return for each thing that may be wrong
@@ -248,36 +321,14 @@ def _confirm(json: bool, chosen: Chosen, money: Money, payer: Msisdn) -> None:
     typer.confirm("Go on?", abort=True, err=True)
 
 
-def _state(payment: Payment) -> str:
-    code = f" ({payment.failure_code})" if payment.failure_code else ""
-    return f"Payment {payment.id} is {payment.status}{code}."
-
-
 def _tell(json: bool, session: Session, said: str) -> None:
-    error = session.trouble and f"{session.path}: {session.trouble.strerror}."
-    document = {
-        **({"error": {"code": "file", "detail": error}} if error else {}),
-        "said": said,
-        "files": [str(path) for path in session.written],
-        "held_back": [{"why": why, "count": count} for why, count in session.held_back.items()],
-    }
+    if session.trouble is not None:
+        with plain_errors(json, session.beside):
+            raise session.trouble
 
     def human(console: Console) -> None:
-        if said:
-            console.print(said, highlight=False)
-        for path in session.written:
-            console.print(f"  {path}", highlight=False)
-        for why, count in session.held_back.items():
-            console.print(f"In no file ({count}): {why}.", highlight=False)
-        if session.written:
-            console.print(READ_THEM)
-        elif not session.held_back:
+        session.tell(console, said)
+        if not session.written and not session.held_back:
             console.print("Nothing was answered, so there is no file.")
 
-    if error and not json:
-        typer.echo(error, err=True)
-        human(Console(stderr=True, soft_wrap=True, markup=False))
-    else:
-        emit(json, document, human)
-    if error:
-        raise typer.Exit(1)
+    emit(json, {"said": said, **session.document()}, human)

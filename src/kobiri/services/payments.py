@@ -41,7 +41,10 @@ DONE, WAITING = 201, 202
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a merchant asks for. `network` is None where the number shall tell."""
+    """What a merchant asks for. `network` is None where the number shall tell.
+
+    `id`: the payment's, where whoever asks must be able to name it whatever happens.
+    """
 
     money: Money
     payer: Msisdn
@@ -50,6 +53,7 @@ class Order:
     description: str | None = None
     metadata: Mapping[str, str] | None = None
     callback_url: str | None = None
+    id: PaymentId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +179,7 @@ async def _answer_meanwhile(gateway: Gateway, use: KeyUse, payment: Payment) -> 
 def _new_payment(caller: Caller, order: Order, road: Road, *, sends_now: bool) -> Payment:
     unset = datetime.min.replace(tzinfo=UTC)  # the database says when, see payments.insert_once
     return Payment(
-        id=PaymentId(new_id()),
+        id=order.id or PaymentId(new_id()),
         tenant_id=caller.tenant_id,
         mode=caller.mode,
         kind="collection",

@@ -7,12 +7,13 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol, TypeAlias
 
 from kobiri import net
-from kobiri.domain.errors import NotFound, Unprocessable
+from kobiri.domain.errors import Busy, DatabaseUnavailable, KobiriError, NotFound, Unprocessable
 from kobiri.domain.ids import AccountId, PaymentId, ProviderReference, new_id
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
@@ -80,6 +81,12 @@ class Listener(Protocol):
 
     def hold_back(self, why: str) -> None:
         """There was an exchange of which nothing is told."""
+
+    def may_exist(self, payment_id: PaymentId | None) -> None:
+        """A payment with this id may be there from now on; None: it is not, and will not be."""
+
+    def see(self, payment: Payment) -> None:
+        """How the payment stands now."""
 
     def say(self, line: str) -> None:
         """Something for a person who waits."""
@@ -212,13 +219,23 @@ async def collect(
     gateway = replace(gateway, send_within=timedelta(0))
     key = f"accounts-record-{new_id()}"
     use = KeyUse(key, "POST", "kobiri accounts record", hashlib.sha256(key.encode()).digest(), gateway.key_life)
+    order = replace(order, id=PaymentId(new_id()))
+    listener.may_exist(order.id)
     try:
         reply = await payments.create(gateway, _caller(tenant, mode), order, use, Author(actor), respond_async=False)
+        listener.see(reply.payment)
         listener.say(_told(reply.payment))
         while gateway.calls.running:  # noqa: ASYNC110  # a provider that cannot be asked answers when the payer has
             await asyncio.sleep(0.1)
     except asyncio.CancelledError:  # somebody has enough: what is open ends as it does in any process that stops
         await gateway.calls.drain(STOP_WITHIN_S)
+        if order.id is not None:
+            with suppress(KobiriError):  # NotFound too: a commit may still be on its way
+                listener.see((await reviews.evidence(gateway.db, order.id)).payment)
+        raise
+    except KobiriError as refusal:
+        if not isinstance(refusal, DatabaseUnavailable | Busy):  # it was refused before anything was written
+            listener.may_exist(None)
         raise
     finally:
         notebook.write()
@@ -243,6 +260,7 @@ async def again(
         raise Unprocessable("The provider account of this payment is gone.")
     notebook = _Notebook(road, listener)
     notebook.about(payment)
+    listener.see(payment)
     after, _ = await reviews.check(gateway, payment_id, actor)
     notebook.write()
     notebook.write_callbacks(evidence.callbacks)
@@ -271,6 +289,7 @@ async def _follow(
     while askable and loop.time() < until:
         await asyncio.sleep(ASK_EVERY_S)
         payment, finding = await reviews.check(gateway, payment.id, actor)
+        listener.see(payment)
         notebook.write()
         if (word := type(finding).__name__) != said:
             listener.say(f"{road.spec.name} says: {word}. The payment is {payment.status}.")
@@ -288,12 +307,20 @@ async def _follow(
     return evidence.payment
 
 
-def _told(payment: Payment) -> str:
+def state(payment: Payment) -> str:
+    """How a payment stands, in one sentence."""
     if payment.is_final:
-        return f"Payment {payment.id} is {payment.status}."
+        code = f" ({payment.failure_code})" if payment.failure_code else ""
+        return f"Payment {payment.id} is {payment.status}{code}."
     if payment.surely_unsent:
         return f"Payment {payment.id}: nothing was sent, and nothing will be. The worker ends it as FAILED."
-    return f"Payment {payment.id} is on its way. Approve or decline it on the phone."
+    return f"Payment {payment.id} is {payment.status}; the worker follows it."
+
+
+def _told(payment: Payment) -> str:
+    on_its_way = not payment.is_final and not payment.surely_unsent
+    ringing = f"Payment {payment.id} is on its way. Approve or decline it on the phone."
+    return ringing if on_its_way else state(payment)
 
 
 async def _road(gateway: Gateway, chosen: Chosen) -> Road:
