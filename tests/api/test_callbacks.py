@@ -22,7 +22,6 @@ from kobiri.providers.base import Callback, CallbackWord
 from kobiri.providers.mtn.adapter import MtnProvider
 from kobiri.services import callbacks as service
 from kobiri.services import checking, housekeeping
-from kobiri.services.unlisted import Unlisted
 from kobiri.store import callbacks as store
 from tests.api.steps import (
     CALLBACKS,
@@ -73,23 +72,27 @@ async def row(api: Api, payment: dict[str, Any]) -> dict[str, Any]:
     return dict((await api.database.fetch("SELECT * FROM payments WHERE id = $1", payment["id"]))[0])
 
 
+def seen_at(api: Api) -> dict[str, int]:
+    road = gateway(api).roads.receiver("mtn")
+    assert road is not None
+    return dict(road.unlisted.seen)
+
+
 async def test_a_code_that_nobody_listed_is_noted_where_the_provider_signed_it(
     api: Api, signed: Api, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unlisted, reads = Unlisted(), MtnProvider.read_callback
+    reads = MtnProvider.read_callback
 
     def reading(provider: MtnProvider, callback: Callback) -> CallbackWord:
         return replace(reads(provider, callback), finding=Accepted(unlisted="NEW_WORD"))
 
-    monkeypatch.setattr(service, "UNLISTED", unlisted)
     monkeypatch.setattr(MtnProvider, "read_callback", reading)
     payment = await unpaid(api, simulator)
     unknown = callback(payment | {"provider_reference": new_provider_reference()})
     await post_callback(api, unknown, secret=None)
     await post_callback(api, callback(payment), secret=None)  # the merchant knows the reference too
-    assert not unlisted.seen
     await post_callback(signed, unknown)
-    assert unlisted.seen == {("mtn", "NEW_WORD"): 1}
+    assert [seen_at(one) for one in (api, signed)] == [{}, {"NEW_WORD": 1}]
 
 
 # --- believed -------------------------------------------------------------------------------------------------------
@@ -415,7 +418,7 @@ async def test_the_refused_are_counted_and_one_a_second_is_kept(
 
 async def test_strangers_fill_no_disk(api: Api, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "REFUSED_KEPT_EVERY_S", 0.0)
-    monkeypatch.setattr(store, "KEPT_WITHOUT_PAYMENT", 5)
+    monkeypatch.setattr(store, "KEPT_OF_STRANGERS", 5)
     monkeypatch.setattr(store, "KEPT_PER_PAYMENT", 3)
     payment = await unpaid(api, simulator)
     for n in range(12):

@@ -15,7 +15,7 @@ from kobiri import app as kobiri_app
 from kobiri.domain import envelope
 from kobiri.domain.envelope import MasterKeys
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
-from kobiri.domain.ids import TenantId
+from kobiri.domain.ids import TenantId, new_provider_reference
 from kobiri.providers import registry
 from kobiri.providers.airtel import simulator as airtel_simulator
 from kobiri.providers.base import Account, Field, Provider
@@ -23,8 +23,21 @@ from kobiri.services import accounts, roads
 from kobiri.services.accounts import Loaded, TenantAccount, Wish
 from kobiri.services.routing import REMEMBER_S
 from kobiri.store import accounts as store_accounts
+from kobiri.store import callbacks as store_callbacks
 from kobiri.store.db import Database
-from tests.api.steps import callback, charged, check, eventually, gateway, problem, read, signature, until
+from tests.api.steps import (
+    SECRET,
+    callback,
+    charged,
+    check,
+    eventually,
+    gateway,
+    post_callback,
+    problem,
+    read,
+    signature,
+    until,
+)
 from tests.conftest import Api, ApiFactory, Simulator, TestDatabase, make_settings, make_tenant
 
 ACTOR = "operator:test"
@@ -555,6 +568,28 @@ async def test_a_callback_comes_in_by_its_accounts_path_alone(
     assert await post(api, ours.callback_token, body, "airtel") == 404, "nor is it a path of another provider"
     captured = capsys.readouterr()
     assert ours.callback_token not in captured.out + captured.err
+
+
+async def test_what_a_merchant_signs_for_its_own_account_fills_its_own_room_alone(
+    make_api: ApiFactory, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_callbacks, "KEPT_OF_STRANGERS", 3)
+    api = await make_api(kobiri_master_keys=f"old:{OLD}", mtn_webhook_secret=SECRET)
+    account = await shop.save(webhook_secret="the merchant knows it")
+    payment = (await api.pay()).json()
+    for word in ("NEW_A", "NEW_B", "NEW_C", "NEW_D", "NEW_E"):
+        body = callback(payment | {"provider_reference": new_provider_reference()}, status=word)
+        headers = {"content-type": "application/json", "x-api-key": "", **signature(body, "the merchant knows it")}
+        path = f"/api/v1/webhooks/mtn/{account.callback_token}"
+        assert (await api.client.post(path, content=body, headers=headers)).status_code == 200
+    genuine = callback(payment | {"provider_reference": new_provider_reference()}, status="NEW_F")
+    assert (await post_callback(api, genuine)).status_code == 200
+    rows = await api.database.fetch("SELECT t.slug, c.body FROM callbacks c JOIN tenants t ON t.id = c.tenant_id")
+    assert sorted(row["slug"] for row in rows if row["body"] != genuine) == ["shop"] * 3
+    assert [row["slug"] for row in rows if row["body"] == genuine] == ["platform"]
+    road = gateway(api).roads.receiver("mtn")
+    assert road is not None
+    assert road.unlisted.seen == {"NEW_F": 1}, "nor does it hide the provider's own news"
 
 
 async def test_each_of_a_merchants_accounts_hears_of_its_own_payments(api: Api, shop: Shop) -> None:

@@ -91,10 +91,10 @@ async def keep(
     body: bytes,
     verdict: Verdict,
     payment_id: PaymentId | None = None,
-    times: int = 1,
+    strays: int = 0,
 ) -> None:
     async with db.tenant_transaction(tenant_id) as tx:
-        await callbacks.keep(tx, tenant_id, "mtn", verdict, payment_id, {"x": "y"}, body, times=times)
+        await callbacks.keep(tx, tenant_id, "mtn", verdict, payment_id, {"x": "y"}, body, strays=strays)
 
 
 async def test_old_callbacks_are_purged(db: Database, database: TestDatabase) -> None:
@@ -110,12 +110,12 @@ async def test_old_callbacks_are_purged(db: Database, database: TestDatabase) ->
 async def test_the_same_bytes_again_only_count(db: Database, database: TestDatabase) -> None:
     for _ in range(3):
         await keep(db, PLATFORM, b"again", "refused")
-    await keep(db, PLATFORM, b"again", "refused", times=5)
+    await keep(db, PLATFORM, b"again", "refused", strays=5)
     [row] = await database.fetch("SELECT times, headers, received_at < last_received_at AS later FROM callbacks")
     assert tuple(row) == (8, '{"x": "y"}', True)
 
 
-@pytest.mark.parametrize("limit", ["KEPT_PER_PAYMENT", "KEPT_WITHOUT_PAYMENT"])
+@pytest.mark.parametrize("limit", ["KEPT_PER_PAYMENT", "KEPT_OF_STRANGERS"])
 async def test_nobody_fills_the_disk(
     db: Database, database: TestDatabase, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -124,31 +124,34 @@ async def test_nobody_fills_the_disk(
     payment = await insert(db, make_payment(tenant_id))
     who, which = (tenant_id, payment.id) if limit == "KEPT_PER_PAYMENT" else (PLATFORM, None)
     for number in range(6):
-        await keep(db, who, b"%d" % number, "hint" if which else "refused", which)
-    await keep(db, who, b"0", "hint" if which else "refused", which)  # what is known still counts
+        await keep(db, who, b"%d" % number, "hint" if which else "refused", which, strays=1)
+    await keep(db, who, b"0", "hint" if which else "refused", which, strays=1)  # what is known still counts
 
     rows = await database.fetch("SELECT body, times FROM callbacks ORDER BY body")
     assert [tuple(row) for row in rows] == [(b"0", 2), (b"1", 1), (b"2", 1)]
 
 
-async def test_a_cap_for_strangers_leaves_room_for_payments(
+async def test_a_cap_for_strangers_leaves_room_for_what_is_genuine(
     db: Database, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callbacks, "KEPT_WITHOUT_PAYMENT", 1)
+    monkeypatch.setattr(callbacks, "KEPT_OF_STRANGERS", 1)
     tenant_id = await builders.make_tenant(db)
     payment = await insert(db, make_payment(tenant_id))
     for number in range(3):
-        await keep(db, PLATFORM, b"%d" % number, "refused")
-    await keep(db, tenant_id, b"genuine", "applied", payment.id)
-    await keep(db, PLATFORM, b"genuine", "unmatched")  # another verdict has a cap of its own
+        await keep(db, PLATFORM, b"%d" % number, "refused", strays=1)
+        await keep(db, PLATFORM, b"%d" % number, "unmatched", strays=1)  # another verdict has a cap of its own
+        await keep(db, tenant_id, b"%d" % number, "unmatched")  # a merchant may sign for its own account
     assert await database.value("SELECT count(*) FROM callbacks") == 3
+    await keep(db, tenant_id, b"genuine", "applied", payment.id)
+    await keep(db, PLATFORM, b"genuine", "unmatched")  # its provider signed it
+    assert await database.value("SELECT count(*) FROM callbacks") == 5
 
 
 async def test_health_counts_a_tenants_own_callbacks_of_a_day(db: Database, database: TestDatabase) -> None:
     tenant_id, other = await builders.make_tenant(db), await builders.make_tenant(db)
     for who in (tenant_id, other):
         payment = await insert(db, make_payment(who))
-        await keep(db, who, b"paid", "applied", payment.id, times=2)
+        await keep(db, who, b"paid", "applied", payment.id, strays=2)
         await keep(db, who, b"hint", "hint", payment.id)
         await keep(db, who, b"old", "hint", payment.id)
     await database.fetch("UPDATE callbacks SET last_received_at = now() - interval '25 hours' WHERE body = 'old'")

@@ -10,9 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kobiri import app as kobiri_app
-from kobiri.services import callbacks, roads
-from kobiri.services.unlisted import Unlisted
-from tests.api.steps import SECRET, age, charged, check, read, until
+from tests.api.steps import SECRET, age, charged, check, gateway, read, until
 from tests.conftest import Api, ApiFactory, Simulator
 
 PAYER = "260971234567"
@@ -32,11 +30,8 @@ async def at_airtel(make_api: ApiFactory, simulator: Simulator, **options: Any) 
 
 
 async def test_a_code_that_nobody_listed_holds_no_money_and_is_told_once(
-    make_api: ApiFactory, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    make_api: ApiFactory, simulator: Simulator
 ) -> None:
-    unlisted = Unlisted()
-    for where in (roads, callbacks):
-        monkeypatch.setattr(where, "UNLISTED", unlisted)
     api = await at_airtel(make_api, simulator, paid_code="1099")
     with capture_logs() as lines:
         for _ in range(2):
@@ -45,7 +40,9 @@ async def test_a_code_that_nobody_listed_holds_no_money_and_is_told_once(
             await charged(simulator, payment["provider_reference"].replace("-", ""))
     told = [line for line in lines if line["event"] == "provider.unlisted_code"]
     assert [(line["provider"], line["code"], line["seen"]) for line in told] == [("airtel", "DP00800001099", 1)]
-    assert unlisted.seen["airtel", "DP00800001099"] == 2
+    road = gateway(api).roads.receiver("airtel")
+    assert road is not None
+    assert road.unlisted.seen == {"DP00800001099": 2}
 
 
 @pytest.mark.parametrize(

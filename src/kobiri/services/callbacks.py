@@ -17,7 +17,6 @@ from kobiri.services.access import Caller
 from kobiri.services.accounts import token_hash
 from kobiri.services.gateway import Gateway
 from kobiri.services.roads import Road
-from kobiri.services.unlisted import UNLISTED
 from kobiri.store import accounts, attempts, callbacks, payments
 from kobiri.store.arrivals import TransactionTaken
 from kobiri.store.callbacks import Health, Verdict
@@ -75,23 +74,24 @@ async def receive(
     Raises NotFound (no such provider here), Unauthenticated (not signed as it must be), NotUnderstood (genuine, and
     cannot be read), Unprocessable (no callback).
     """
-    road = await _receiver(gateway, provider_id, token)
-    if road is None:
+    received = await _receiver(gateway, provider_id, token)
+    if received is None:
         raise NotFound("There is no such provider here.")
+    road, owner = received
     provider = road.provider
     authenticity = await _authenticity(provider, callback)
     if authenticity is Authenticity.FORGED:
-        await _keep_stray(gateway, refusals, provider, callback, "refused")
+        await _keep_stray(gateway, refusals, provider, callback, "refused", owner)
         raise Unauthenticated("The signature is not right.")
     signed = authenticity is Authenticity.GENUINE
-    word = await _understood(gateway, refusals, provider, callback, signed=signed)
+    word = await _understood(gateway, refusals, provider, callback, owner, signed=signed)
     if word is None:
         return True
     match = await _match(gateway, road, word)
     if signed:  # what a stranger, or a merchant, can write is no news of the provider's
-        UNLISTED.note(provider_id, word.finding)
+        road.unlisted.note(word.finding)
     if match is None:
-        await _unmatched(gateway, refusals, road, callback, word, author, signed=signed)
+        await _unmatched(gateway, refusals, road, callback, word, author, owner, signed=signed)
         return signed
     tenant_id, payment_id = match.tenant_id, match.payment_id
     clear = word.money is not None and word.payer is not None and not isinstance(word.finding, Unknown)
@@ -121,7 +121,7 @@ async def _take_hint(gateway: Gateway, read: Read, word: CallbackWord, author: A
 
 
 async def _understood(
-    gateway: Gateway, refusals: Refusals, provider: Provider, callback: Callback, *, signed: bool
+    gateway: Gateway, refusals: Refusals, provider: Provider, callback: Callback, owner: TenantId, *, signed: bool
 ) -> CallbackWord | None:
     """What a callback says; None: it is genuine, and about an id that is none of ours.
 
@@ -131,9 +131,9 @@ async def _understood(
         return provider.read_callback(callback)
     except Unreadable as error:
         if not signed:
-            await _keep_stray(gateway, refusals, provider, callback, "refused")
+            await _keep_stray(gateway, refusals, provider, callback, "refused", owner)
             raise Unprocessable(f"{error}") from None
-        await _keep(gateway, provider, callback, "unmatched", PLATFORM, None)
+        await _keep(gateway, provider, callback, "unmatched", owner, None)
         if not isinstance(error, Foreign):
             log.warning("callback.not_understood", provider=provider.spec.id, why=f"{error}")
             raise NotUnderstood(f"{error}") from None
@@ -148,27 +148,31 @@ async def _unmatched(
     callback: Callback,
     word: CallbackWord,
     author: Author,
+    owner: TenantId,
     *,
     signed: bool,
 ) -> None:
     """A stranger learns nothing from the answer; a provider may post what a restored backup has lost."""
-    if signed:  # no stranger's: all are kept, up to the cap
-        await _keep(gateway, road.provider, callback, "unmatched", PLATFORM, None)
+    if signed:
+        await _keep(gateway, road.provider, callback, "unmatched", owner, None)
         await _book_unasked(gateway, road, word, author)
     else:
-        await _keep_stray(gateway, refusals, road.provider, callback, "unmatched")
+        await _keep_stray(gateway, refusals, road.provider, callback, "unmatched", owner)
     log.warning("callback.unmatched", provider=road.spec.id, signed=signed)
 
 
-async def _receiver(gateway: Gateway, provider_id: str, token: str | None) -> Road | None:
+async def _receiver(gateway: Gateway, provider_id: str, token: str | None) -> tuple[Road, TenantId] | None:
+    """Whose account it is that a callback came to, and whose what cannot be matched there."""
     if token is None:
-        return gateway.roads.receiver(provider_id)
+        road = gateway.roads.receiver(provider_id)
+        return None if road is None else (road, PLATFORM)
     async with gateway.db.gate_transaction() as tx:
         match = await accounts.match(tx, token_hash(token))
     if match is None:
         return None
     tenant_id, account_id = match
-    return await gateway.roads.of_account(tenant_id, provider_id, account_id)
+    road = await gateway.roads.of_account(tenant_id, provider_id, account_id)
+    return None if road is None else (road, tenant_id)
 
 
 async def _authenticity(provider: Provider, callback: Callback) -> Authenticity:
@@ -259,17 +263,19 @@ async def _keep(
     verdict: Verdict,
     tenant_id: TenantId,
     payment_id: PaymentId | None,
-    times: int = 1,
+    strays: int = 0,
 ) -> None:
     headers = {name: ", ".join(callback.values(name))[:500] for name in KEPT_HEADERS if callback.values(name)}
     headers[":method"] = callback.method  # POST or PUT: what an operator uses is disputed
     async with gateway.db.tenant_transaction(tenant_id) as tx:
-        await callbacks.keep(tx, tenant_id, provider.spec.id, verdict, payment_id, headers, callback.body, times=times)
+        await callbacks.keep(
+            tx, tenant_id, provider.spec.id, verdict, payment_id, headers, callback.body, strays=strays
+        )
 
 
 async def _keep_stray(
-    gateway: Gateway, refusals: Refusals, provider: Provider, callback: Callback, verdict: Verdict
+    gateway: Gateway, refusals: Refusals, provider: Provider, callback: Callback, verdict: Verdict, owner: TenantId
 ) -> None:
-    times = refusals.take()
-    if times:
-        await _keep(gateway, provider, callback, verdict, PLATFORM, None, times)
+    strays = refusals.take()
+    if strays:
+        await _keep(gateway, provider, callback, verdict, owner, None, strays)

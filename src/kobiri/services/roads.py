@@ -28,7 +28,7 @@ from kobiri.providers.base import (
     kind_of,
     kinds_of,
 )
-from kobiri.services.unlisted import UNLISTED
+from kobiri.services.unlisted import Unlisted
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +71,7 @@ class Road:
         self._largest_minor = largest_minor
         self.disabled_because = disabled_because
         self._clock = clock
+        self.unlisted = Unlisted(provider.spec.id, account_id)
         self._breakers: defaultdict[Call, Breaker] = defaultdict(Breaker)
         self._budget = RetryBudget()
         reads = provider.spec.status_reads_per_s
@@ -139,7 +140,7 @@ class Road:
             # Where the payer is awaited inside of the call, its silence says nothing about the provider.
             waited_in_vain = operation.status_query == "none" and self._clock() - began >= within_s - 0.5
             self._count(call, turn, None if waited_in_vain else outcome, about=_wallet(request))
-        UNLISTED.note(self.spec.id, outcome)
+        self.unlisted.note(outcome)
         if isinstance(outcome, Unknown) and operation.status_query == "none":
             return replace(outcome, askable=False)
         return outcome
@@ -164,7 +165,7 @@ class Road:
             finding = await self.provider.find(kind, reference, within_s=within_s - wait_s)
         finally:
             self._count(call, turn, finding, about=reference)
-        UNLISTED.note(self.spec.id, finding)
+        self.unlisted.note(finding)
         return finding
 
     def reset(self) -> None:

@@ -4,38 +4,43 @@ from collections import Counter
 
 import structlog
 
+from kobiri.domain.ids import AccountId
 from kobiri.domain.outcome import Doubtful, Finding, NotFound, NotSent, Outcome
 from kobiri.domain.redaction import as_code
 
 log = structlog.get_logger(__name__)
 
-MOST_CODES = 1_000  # of each provider: a merchant's own account may say what it likes
+MOST_CODES = 200  # of one account: a merchant's own may say what it likes. Airtel's tables have some sixty
 OTHERS = "others"  # what comes after so many different ones, and what may be no code, is counted together
 TOLD_AGAIN_AT = frozenset(10**power for power in range(19))
 
 
 class Unlisted:
-    """How often each code came that is in no table, beside a clear word or in its place; by provider and code."""
+    """How often each code came to one account that is in no table, beside a clear word or in its place.
 
-    def __init__(self) -> None:
-        self.seen: Counter[tuple[str, str]] = Counter()
-        self._codes: Counter[str] = Counter()  # how many different ones of each provider
+    Each account counts for itself, so that what one merchant's account says hides nobody else's news.
+    """
 
-    def note(self, provider_id: str, said: Outcome | Finding) -> None:
+    def __init__(self, provider_id: str, account_id: AccountId | None) -> None:
+        self.seen: Counter[str] = Counter()
+        self._provider_id = provider_id
+        self._account_id = account_id
+
+    def note(self, said: Outcome | Finding) -> None:
         """Count the code and warn of it: at the first time, at the tenth, at the hundredth and so on."""
         if isinstance(said, NotSent | NotFound | Doubtful) or said.unlisted is None:
             return
         code = as_code(said.unlisted) or OTHERS
-        if (provider_id, code) not in self.seen:
-            if self._codes[provider_id] >= MOST_CODES:
-                code = OTHERS
-            else:
-                self._codes[provider_id] += 1
-        self.seen[provider_id, code] += 1
-        seen = self.seen[provider_id, code]
+        if code not in self.seen and len(self.seen) >= MOST_CODES:
+            code = OTHERS
+        self.seen[code] += 1
+        seen = self.seen[code]
         if seen in TOLD_AGAIN_AT:
-            word = type(said).__name__
-            log.warning("provider.unlisted_code", provider=provider_id, code=code, beside=word, seen=seen)
-
-
-UNLISTED = Unlisted()  # one for the process: a code is the provider's, whoever's account it came to
+            log.warning(
+                "provider.unlisted_code",
+                provider=self._provider_id,
+                account_id=self._account_id,
+                code=code,
+                beside=type(said).__name__,
+                seen=seen,
+            )

@@ -9,12 +9,13 @@ from typing import Literal
 
 from kobiri.domain.ids import PaymentId, TenantId, new_id
 from kobiri.domain.payment import Mode
-from kobiri.store.db import Tx
+from kobiri.store.db import PLATFORM, Tx
 
 Verdict = Literal["applied", "hint", "unmatched", "refused"]
 
 KEPT_PER_PAYMENT = 50  # distinct bodies; a provider sends two or three
-KEPT_WITHOUT_PAYMENT = 1_000  # of strangers, for each provider and verdict
+# Without a payment, for each provider and verdict. What the platform's providers signed has room beside strangers'.
+KEPT_OF_STRANGERS, KEPT_SIGNED = 1_000, 10_000
 
 
 # The same bytes again only raise a counter, and the number of distinct ones is capped: nobody can fill the disk.
@@ -45,10 +46,13 @@ async def keep(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    times: int = 1,
+    strays: int = 0,
 ) -> None:
-    """Store what came in, byte for byte, within the caps."""
-    cap = KEPT_PER_PAYMENT if payment_id else KEPT_WITHOUT_PAYMENT
+    """Store what came in, byte for byte, within the caps.
+
+    `strays`: it is a sample of so many that nobody signed. What a merchant's own account signs has its merchant's room.
+    """
+    alone = KEPT_SIGNED if tenant_id == PLATFORM and not strays else KEPT_OF_STRANGERS
     await tx.execute(
         INSERT,
         tenant_id,
@@ -59,8 +63,8 @@ async def keep(
         hashlib.sha256(body).digest(),
         json.dumps(dict(headers)),
         body,
-        times,
-        cap,
+        strays or 1,
+        KEPT_PER_PAYMENT if payment_id else alone,
     )
 
 
