@@ -791,7 +791,7 @@ async def test_a_line_that_failed_settles_nothing_against_a_genuine_callback_tha
     db: Database, made: Maker
 ) -> None:
     meant = await made(Status.TIMEOUT)
-    await outcomes.hinted(db, meant, meant.created_at, AUTHOR, paid=True)
+    await outcomes.take_hint(db, meant, Succeeded(), meant.created_at, AUTHOR)
     found = await reconcile(db, [failed(meant)])
     assert (entry(found).verdict, entry(found).detail) == (
         Verdict.DIFFERENT,

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kobiri import app as kobiri_app
-from tests.api.steps import SECRET, age, charged, check, gateway, read, until
+from tests.api.steps import SECRET, age, charged, check, gateway, history, read, until
 from tests.conftest import Api, ApiFactory, Simulator
 
 PAYER = "260971234567"
@@ -64,7 +64,7 @@ async def test_each_dialect_settles(make_api: ApiFactory, simulator: Simulator, 
 
 async def post(api: Api, payment: dict[str, Any], **said: str) -> None:
     """Airtel's callback, with a right hash: it says so, and by its nature neither how much nor by whom."""
-    told = {**said, "id": payment["provider_reference"].replace("-", ""), "airtel_money_id": "MP1.2.A3"}
+    told = {"airtel_money_id": "MP1.2.A3", **said, "id": payment["provider_reference"].replace("-", "")}
     content = msgspec.json.encode(told)
     mac = base64.b64encode(hmac.digest(SECRET.encode(), content, hashlib.sha256))
     body = b'{"transaction":' + content + b',"hash":"' + mac + b'"}'
@@ -114,3 +114,28 @@ async def test_what_a_genuine_callback_speaks_of_is_never_not_received(
         await age(api.database, "11 minutes")
         await check(api)
     assert (await read(api, payment["id"]))["status"] == "TIMEOUT"
+
+
+@pytest.mark.parametrize(
+    ("said", "review"),
+    [
+        ({"status_code": "TS"}, None),
+        ({"status_code": "TIP"}, None),
+        ({"status_code": "TS", "airtel_money_id": "MP999999.9999.B99999"}, "contradicted"),
+        ({"status_code": "TF", "code": "DP00800001009"}, "contradicted"),
+    ],
+)
+async def test_a_genuine_callback_against_what_is_paid_comes_to_a_person(
+    make_api: ApiFactory, simulator: Simulator, said: dict[str, str], review: str | None
+) -> None:
+    """Asking would end it: Airtel's list knows one transaction alone, or nothing any more."""
+    api = await at_airtel(make_api, simulator, callback_key=SECRET)
+    payment = (await api.pay(payer=PAYER)).json()
+    paid = await until(api, payment["id"], "SUCCESSFUL")
+    await simulator.fault(provider="airtel", kind="not_found_for", operation="status", ms=60_000)
+    for _ in range(2):
+        await post(api, payment, **{"airtel_money_id": paid["provider_transaction_id"], **said})
+        await check(api)
+    after = await read(api, payment["id"])
+    assert (after["status"], after["review"]) == ("SUCCESSFUL", review)
+    assert (await history(api, payment["id"])).count("payment.contradicted") == (review is not None)

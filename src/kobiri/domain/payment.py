@@ -743,36 +743,35 @@ def says_otherwise(payment: Payment, said: Accepted | Succeeded | Declined | Unk
             return False
 
 
-def told_paid(payment: Payment, now: datetime) -> Change | None:
-    """A genuine callback says that it was paid, and names no amount or payer: that settles nothing.
+def hinted(payment: Payment, said: Accepted | Succeeded | Declined | Unknown, now: datetime) -> Change | None:
+    """What a genuine callback proves that names too little to settle anything.
 
-    But the provider knows the reference, so no not-found proves anything, and no failure is believed any more: a person
-    decides. What is failed already goes to a person at once.
+    Its provider knows the reference, so no not-found proves anything. Where it says "paid", no failure is believed any
+    more: a person decides. A firm word against what is final goes to a person at once, and books nothing.
     """
-    if payment.told_paid or payment.status not in (Status.PENDING, Status.TIMEOUT, Status.FAILED):
-        return None
-    if payment.is_final:
-        known = _deny(payment, now)
-        after = replace(known.after if known else payment, told_paid=True, review=Review.CONTRADICTED)
-        against = _against(payment, "successful", Source.CALLBACK)
-        return Change(replace(after, version=payment.version + 1), (against,), keeps_schedule=True)
+    match payment.status:
+        case Status.SUCCESSFUL:
+            change = _contradict(payment, said, Source.CALLBACK)
+        case Status.FAILED if isinstance(said, Succeeded):
+            known = _deny(payment, now)
+            after = replace(known.after if known else payment, told_paid=True, review=Review.CONTRADICTED)
+            against = _against(payment, "successful", Source.CALLBACK, said)
+            change = Change(replace(after, version=payment.version + 1), (against,))
+        case Status.PENDING | Status.TIMEOUT:
+            change = _known(payment, now, told_paid=isinstance(said, Succeeded))
+        case _:
+            change = None
+    return change and replace(change, keeps_schedule=True)
+
+
+def _known(payment: Payment, now: datetime, *, told_paid: bool) -> Change | None:
+    """The open payment as one that its provider speaks of."""
+    after = replace(_acknowledged(payment, now), told_paid=payment.told_paid or told_paid)
+    if not told_paid:  # two words of the provider's that contradict each other are no other word
+        after = replace(after, doubts=payment.doubts, first_doubt_at=payment.first_doubt_at)
     facts = {"source": Source.CALLBACK, "provider_reference": payment.provider_reference}
     events = (EventDraft("payment.accepted", facts),) if payment.accepted_at is None else ()
-    after = replace(_acknowledged(payment, now), told_paid=True, version=payment.version + 1)
-    return Change(after, events, keeps_schedule=True)
-
-
-def told_of(payment: Payment, now: datetime) -> Change | None:
-    """A genuine callback speaks of it and settles nothing: the provider knows the reference, as told_paid has it.
-
-    Failures in doubt stay counted: two words of the provider's that contradict each other are no other word.
-    """
-    if payment.is_final or (payment.accepted_at is not None and payment.not_founds == 0):
-        return None
-    facts = {"source": Source.CALLBACK, "provider_reference": payment.provider_reference}
-    events = (EventDraft("payment.accepted", facts),) if payment.accepted_at is None else ()
-    known = replace(_acknowledged(payment, now), doubts=payment.doubts, first_doubt_at=payment.first_doubt_at)
-    return Change(replace(known, version=payment.version + 1), events, keeps_schedule=True)
+    return None if after == payment else Change(replace(after, version=payment.version + 1), events)
 
 
 def raises_doubt(payment: Payment, outcome: Outcome | Finding, source: Source) -> bool:

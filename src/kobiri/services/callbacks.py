@@ -8,7 +8,7 @@ from kobiri.domain.errors import NotFound, Unauthenticated, Unavailable, Unproce
 from kobiri.domain.ids import PaymentId, TenantId, made_by_us, parse_id
 from kobiri.domain.ledger import Arrival, Why
 from kobiri.domain.msisdn import may_be
-from kobiri.domain.outcome import Declined, Source, Succeeded, Unknown
+from kobiri.domain.outcome import Accepted, Declined, Source, Succeeded, Unknown
 from kobiri.domain.payment import Mode, Payment, says_otherwise
 from kobiri.domain.signature import is_genuine
 from kobiri.providers.base import Authenticity, Callback, CallbackWord, Foreign, Provider, Unreadable
@@ -114,8 +114,9 @@ async def receive(
 
 async def _take_hint(gateway: Gateway, read: Read, word: CallbackWord, author: Author, *, signed: bool) -> None:
     """Ask soon about what a callback alone does not settle, and keep what it proves all the same."""
-    if signed and _goes_its_way(word, read.payment):
-        await outcomes.hinted(gateway.db, read.payment, read.now, author, paid=isinstance(word.finding, Succeeded))
+    if signed and _goes_its_way(word, read.payment):  # whatever it says, its provider knows the reference
+        said = word.finding if _is_about(word, read.payment) else Accepted()
+        await outcomes.take_hint(gateway.db, read.payment, said, read.now, author)
     if not read.payment.is_final or says_otherwise(read.payment, word.finding):
         await outcomes.look_soon(gateway.db, read.payment)
 
@@ -245,10 +246,10 @@ def _is_about(word: CallbackWord, payment: Payment) -> bool:
 
     A success that is not ours is quarantined by the state machine; a failure that is not ours says nothing.
     """
-    if not _goes_its_way(word, payment):
-        return False
-    agrees = word.money == payment.money and word.payer is not None and may_be(word.payer, payment.payer.digits)
-    return agrees or not isinstance(word.finding, Declined)
+    is_anothers = word.money not in (None, payment.money) or (
+        word.payer is not None and not may_be(word.payer, payment.payer.digits)
+    )
+    return _goes_its_way(word, payment) and not (is_anothers and isinstance(word.finding, Declined))
 
 
 def _goes_its_way(word: CallbackWord, payment: Payment) -> bool:

@@ -12,7 +12,7 @@ from kobiri.domain import ledger
 from kobiri.domain.errors import Busy, Conflict
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.ledger import Arrival
-from kobiri.domain.outcome import Accepted, Finding, Outcome, Source, Succeeded
+from kobiri.domain.outcome import Accepted, Declined, Finding, Outcome, Source, Succeeded, Unknown
 from kobiri.domain.payment import (
     AGAINST,
     Change,
@@ -20,11 +20,10 @@ from kobiri.domain.payment import (
     Payment,
     anothers_money,
     earlier_road_speaks,
+    hinted,
     person_waits_until,
     raises_doubt,
     resolved,
-    told_of,
-    told_paid,
     transition,
     unless_booked,
     unless_told,
@@ -76,9 +75,15 @@ async def apply(
     return after
 
 
-async def hinted(db: Database, payment: Payment, now: datetime, author: Author, *, paid: bool) -> Payment:
+async def take_hint(
+    db: Database, payment: Payment, said: Accepted | Succeeded | Declined | Unknown, now: datetime, author: Author
+) -> Payment:
     """Keep what a genuine callback, which settles nothing, proves all the same. Raises Busy, DatabaseUnavailable."""
-    after, _ = await _write(db, payment, told_paid if paid else told_of, Source.CALLBACK, now, author, no_answer)
+
+    def decide(payment: Payment, now: datetime) -> Change | None:
+        return hinted(payment, said, now)
+
+    after, _ = await _write(db, payment, decide, Source.CALLBACK, now, author, no_answer)
     return after
 
 

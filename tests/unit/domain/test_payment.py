@@ -40,6 +40,7 @@ from kobiri.domain.payment import (
     Step,
     agrees,
     created,
+    hinted,
     may_arrive_until,
     may_send_again,
     next_step,
@@ -47,8 +48,6 @@ from kobiri.domain.payment import (
     says_otherwise,
     seen,
     sends_end,
-    told_of,
-    told_paid,
     transition,
     unless_booked,
     unless_told,
@@ -1010,11 +1009,11 @@ def doubted(payment: Payment, *minutes: int) -> Payment:
 
 def test_a_genuine_hint_shows_that_the_provider_knows_it_and_is_no_word_against_its_doubt() -> None:
     unknown = order(status=Status.TIMEOUT, not_founds=2, first_not_found_at=EXPIRES)
-    change = told_of(replace(unknown, doubts=2, first_doubt_at=EXPIRES), EXPIRES)
+    change = hinted(replace(unknown, doubts=2, first_doubt_at=EXPIRES), Accepted(), EXPIRES)
     assert change is not None
     assert types(change) == ["payment.accepted"]
     assert (change.after.accepted_at, change.after.not_founds, change.after.doubts) == (EXPIRES, 0, 2)
-    assert told_of(change.after, EXPIRES) is None, "nothing new"
+    assert hinted(change.after, Unknown("no verdict"), EXPIRES) is None, "nothing new"
 
 
 def test_doubtful_failures_fail_a_payment_to_the_microsecond() -> None:
@@ -1098,9 +1097,10 @@ def test_one_doubtful_failure_closes_no_review_and_asks_for_nothing() -> None:
 
 
 def told_by_callback(payment: Payment) -> Change:
-    change = told_paid(payment, EXPIRES)
+    change = hinted(payment, Succeeded("TX1"), EXPIRES)
     assert change is not None
-    assert told_paid(change.after, EXPIRES) is None, "nothing new"
+    again = hinted(change.after, Succeeded("TX1"), EXPIRES)
+    assert again is None or unless_told(change.after, again, change.events) is None, "nothing new"
     return change
 
 
@@ -1132,6 +1132,28 @@ def test_a_genuine_callback_that_says_paid_is_a_contradiction_of_a_failure_at_on
     assert (change.after.status, change.after.review) == (Status.FAILED, Review.CONTRADICTED)
     assert (types(change), change.movement) == (["payment.contradicted"], None)
     assert say(replace(change.after, next_run_at=T0), DECLINED, Source.CHECK).after.review is Review.CONTRADICTED
+    another = hinted(replace(change.after, review=None), Succeeded("TX2"), EXPIRES)
+    assert another is not None
+    told = unless_told(change.after, another, change.events)
+    assert told is not None, "another transaction, which no person has seen"
+    assert told.events[0].data["provider_transaction_id"] == "TX2"
+
+
+@pytest.mark.parametrize("said", [Succeeded("TX2"), Declined(FailureCode.PAYER_DECLINED, "REJECTED")])
+def test_a_genuine_callback_against_what_is_paid_comes_to_a_person_at_once(said: Succeeded | Declined) -> None:
+    """Its provider's list may know one transaction alone, or nothing any more: asking would end it."""
+    paid = replace(PAID, provider_transaction_id="TX1")
+    change = hinted(paid, said, EXPIRES)
+    assert change is not None
+    assert (change.after.status, change.after.review) == (Status.SUCCESSFUL, Review.CONTRADICTED)
+    assert (types(change), change.movement, change.keeps_schedule) == (["payment.contradicted"], None, True)
+
+
+@pytest.mark.parametrize("said", [Succeeded("TX1"), Succeeded(), Accepted(), Unknown("no verdict")])
+def test_a_genuine_callback_that_is_not_against_what_is_paid_changes_nothing(
+    said: Succeeded | Accepted | Unknown,
+) -> None:
+    assert hinted(replace(PAID, provider_transaction_id="TX1"), said, EXPIRES) is None
 
 
 # --- words against a final status ---------------------------------------------------------------------------
