@@ -265,7 +265,7 @@ async def test_without_the_databases_wall_the_application_writes_nothing_of_anot
         assert not await idempotency.answer(owner, theirs, answer)
         await payments.release(owner, Claim(other, payment.id, payment.lease_token))
         await payments.note_review_told(owner, replace(theirs, review=Review.UNRESOLVED))
-        await attempts.hint(owner, other, left.provider_reference)
+        await attempts.hint(owner, other, left.provider_reference, known=True)
         await attempts.answered(owner, left, MINUTE)
         assert await rows() == before
         await owner.execute("UPDATE payments SET lease_token = NULL")

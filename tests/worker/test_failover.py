@@ -126,8 +126,12 @@ async def two_roads(make_api: ApiFactory, simulator: Simulator, **settings: Any)
 
 
 @pytest.fixture
-async def two(make_api: ApiFactory, simulator: Simulator) -> Two:
-    return await two_roads(make_api, simulator)
+async def two(request: pytest.FixtureRequest, make_api: ApiFactory, simulator: Simulator) -> Two:
+    """As `two_roads` has it, by default with signed callbacks."""
+    return await two_roads(make_api, simulator, mtn_webhook_secret=getattr(request, "param", SECRET))
+
+
+UNSIGNED = pytest.mark.parametrize("two", [None], indirect=True, ids=["unsigned"])  # anybody may post a callback
 
 
 async def test_what_the_first_road_could_not_send_goes_by_the_second_and_is_charged_once(two: Two) -> None:
@@ -445,23 +449,122 @@ async def at_rest(two: Two) -> bool:
     return gateway(two.api).calls.running == 0
 
 
-async def test_a_callback_for_the_road_that_was_left_settles_nothing_and_makes_us_ask_there(two: Two) -> None:
+@UNSIGNED
+async def test_an_unsigned_callback_for_the_road_that_was_left_settles_nothing_and_makes_us_ask_there(
+    two: Two,
+) -> None:
     payment, old = await rerouted_and_waiting(two)
-    answer = await post_callback(two.api, callback(old))
+    answer = await post_callback(two.api, callback(old), secret=None)
     assert answer.status_code == 200
-    await checking.ask_earlier_road(gateway(two.api))
+    assert await questions_until_the_end(two) == checking.EARLIER_UNPROVEN_AGAIN + 1
     questions = await two.simulator.requests(provider="mtn", path=old["provider_reference"])
-    assert [r["answered"] for r in questions] == [404]
+    assert {r["answered"] for r in questions} == {404}
     after = await read(two.api, payment["id"])
     assert (after["status"], after["review"]) == ("PENDING", None), "MTN does not know it: somebody made it up"
+    assert await ledger(two.api, payment["id"]) == {}
     (kept,) = await two.api.database.fetch("SELECT * FROM callbacks")
     assert (kept["verdict"], str(kept["payment_id"])) == ("hint", payment["id"])
 
 
+async def questions_until_the_end(two: Two, at_most: int = checking.EARLIER_UNPROVEN_AGAIN + 3) -> int:
+    """Ask about roads that were left, as if all waiting were over, while there is a need to; how often."""
+    for n in range(at_most):
+        await two.api.database.fetch("UPDATE attempts SET next_run_at = now() WHERE next_run_at IS NOT NULL")
+        if not await checking.ask_earlier_road(gateway(two.api)):
+            return n
+    return at_most
+
+
+def answers(two: Two, *words: Finding) -> None:
+    """Let the first road's enquiry answer with these, then with the last one again and again."""
+    left = list(words)
+
+    async def find(*_: Any, **__: Any) -> Finding:
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    two.first.provider.find = find  # type: ignore[method-assign]
+
+
+BOOKED = {"provider:mtn": 1_000, "suspense": -1_000}
+FAILED = Declined(FailureCode.PROVIDER_ERROR, "X")
+FOUND = Succeeded("4711", Money(1_000, "ZMW"), "260961234567")
+THIN = {"amount": None, "currency": None, "payer": None}  # as Airtel's are
+UNKNOWN_WAY = {"payee": ""}  # beside the payer, who may be the merchant then
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "asks_on", "booked", "booked_then"),
+    [
+        ({}, [NotFound()], True, BOOKED, BOOKED),
+        ({}, [FAILED], False, BOOKED, BOOKED),
+        ({}, [NotFound(), FOUND], False, BOOKED, BOOKED),
+        (THIN, [NotFound()], True, {}, {}),
+        (THIN, [FAILED], False, {}, {}),
+        (THIN, [NotFound(), FOUND], False, {}, BOOKED),
+        (UNKNOWN_WAY, [NotFound(), FOUND], False, {}, BOOKED),
+        (THIN | {"financialTransactionId": None}, [Accepted(), FAILED], False, {}, {}),
+    ],
+)
+async def test_a_signed_callback_that_says_that_the_road_that_was_left_was_paid_goes_to_a_person_at_once(
+    two: Two, names: dict[str, Any], words: list[Finding], asks_on: bool, booked: object, booked_then: object
+) -> None:
+    payment, old = await rerouted_and_waiting(two)
+    answers(two, *words)
+    if words[0] == Accepted():  # a person has seen that it is known: that it is paid is news all the same
+        await post_callback(two.api, callback(old, **names | {"status": "PENDING"}))
+        await two.api.database.fetch("UPDATE payments SET review = NULL")
+    told_before = (await history(two.api, payment["id"])).count("payment.mismatched")
+    for _ in range(2):
+        assert (await post_callback(two.api, callback(old, **names))).status_code == 200
+        after = await read(two.api, payment["id"])
+        assert (after["status"], after["review"]) == ("PENDING", "mismatched")
+        assert (await history(two.api, payment["id"])).count("payment.mismatched") == told_before + 1
+        assert await ledger(two.api, payment["id"]) == booked
+    many = checking.EARLIER_UNPROVEN_AGAIN + 3
+    assert await questions_until_the_end(two, many) == (many if asks_on else len(words))
+    assert await ledger(two.api, payment["id"]) == booked_then
+    # The second road is paid as well.
+    body = callback(payment, financialTransactionId="4712")
+    answer = await two.api.client.post(f"/api/v1/webhooks/{SECOND}", content=body, headers=signature(body))
+    assert answer.status_code == 200
+    done = await read(two.api, payment["id"])
+    assert (done["status"], done["review"]) == ("SUCCESSFUL", "mismatched")
+
+
+@pytest.mark.parametrize(("status", "is_told"), [("PENDING", True), ("NEWS", True), ("FAILED", False)])
+async def test_any_signed_word_about_the_road_that_was_left_shows_that_its_provider_knows_it(
+    two: Two, status: str, is_told: bool
+) -> None:
+    payment, old = await rerouted_and_waiting(two)
+    answers(two, NotFound())
+    await two.api.database.fetch("UPDATE attempts SET next_run_at = now()")
+    (claim,) = await two.claim_earlier()
+    assert (await post_callback(two.api, callback(old, status=status))).status_code == 200
+    async with gateway(two.api).db.tenant_transaction(claim.tenant_id) as tx:
+        await attempts.answered(tx, claim, None)  # who asked meanwhile has not heard of it
+    assert ((await read(two.api, payment["id"]))["review"] == "mismatched") is is_told
+    many = checking.EARLIER_UNPROVEN_AGAIN + 3
+    assert await questions_until_the_end(two, many) == many, "no not-found proves anything"
+    answers(two, Accepted())
+    assert await questions_until_the_end(two, 2) == 2
+    assert (await read(two.api, payment["id"]))["review"] == "mismatched"
+    assert (await history(two.api, payment["id"])).count("payment.mismatched") == 1
+
+
+async def test_a_signed_word_about_money_that_goes_out_says_nothing_of_the_road_that_was_left(two: Two) -> None:
+    payment, old = await rerouted_and_waiting(two)
+    wallet = {"partyIdType": "MSISDN", "partyId": payment["payer"]}
+    assert (await post_callback(two.api, callback(old, payer=None, payee=wallet))).status_code == 200
+    assert await questions_until_the_end(two) == checking.EARLIER_UNPROVEN_AGAIN + 1
+    assert (await read(two.api, payment["id"]))["review"] is None
+    assert await ledger(two.api, payment["id"]) == {}
+
+
+@UNSIGNED
 @pytest.mark.parametrize("account", ["points elsewhere", "is gone"])
 async def test_another_account_does_not_answer_for_the_road_that_was_left(two: Two, account: str) -> None:
     _, old = await rerouted_and_waiting(two)
-    assert (await post_callback(two.api, callback(old))).status_code == 200
+    assert (await post_callback(two.api, callback(old), secret=None)).status_code == 200
     parts = gateway(two.api)
     roads, others = parts.roads, [two.second]
     if account == "points elsewhere":
@@ -483,6 +586,7 @@ async def test_another_account_does_not_answer_for_the_road_that_was_left(two: T
         await road.close()
 
 
+@UNSIGNED
 @pytest.mark.parametrize(("payer", "pays"), [("260961234567", True), ("260960000451", False)])
 async def test_a_road_that_knows_what_it_was_never_sent_gives_the_payment_to_a_person_unless_no_money_moved(
     two: Two, payer: str, pays: bool
@@ -493,7 +597,7 @@ async def test_a_road_that_knows_what_it_was_never_sent_gives_the_payment_to_a_p
     await two.first.provider.send(asked, within_s=5, first_byte_before=None)
 
     await settled_at_the_first(two, asked.reference)
-    assert (await post_callback(two.api, callback(old))).status_code == 200
+    assert (await post_callback(two.api, callback(old), secret=None)).status_code == 200
     await checking.ask_earlier_road(gateway(two.api))
     after = await read(two.api, payment["id"])
     assert after["status"] == "PENDING", "the road that was taken says how it ends"
@@ -504,12 +608,13 @@ async def test_a_road_that_knows_what_it_was_never_sent_gives_the_payment_to_a_p
     else:
         assert after["review"] == "mismatched"
         assert told.count("payment.mismatched") == 1
-        await post_callback(two.api, callback(old, financialTransactionId="again"))
+        await post_callback(two.api, callback(old, financialTransactionId="again"), secret=None)
         await checking.ask_earlier_road(gateway(two.api))
         assert (await history(two.api, payment["id"])).count("payment.mismatched") == 1
     assert await ledger(two.api, payment["id"]) == ({"provider:mtn": 1_000, "suspense": -1_000} if pays else {})
 
 
+@UNSIGNED
 async def test_callbacks_for_the_road_that_was_left_cause_few_questions_and_none_is_lost(two: Two) -> None:
     payment, old = await rerouted_and_waiting(two)
     asked = order(reference=ProviderReference(old["provider_reference"]))
@@ -526,11 +631,11 @@ async def test_callbacks_for_the_road_that_was_left_cause_few_questions_and_none
     async def asks() -> int:
         return await checking.ask_earlier_road(gateway(two.api))
 
-    await post_callback(two.api, callback(old))
+    await post_callback(two.api, callback(old), secret=None)
     assert (await asks(), await questions()) == (1, 1)
     assert await due_in() is not None, "it had no answer"
     for n in range(20):
-        assert (await post_callback(two.api, callback(old, n=n))).status_code == 200
+        assert (await post_callback(two.api, callback(old, n=n), secret=None)).status_code == 200
         await asks()
     assert await questions() == 1
     seconds = await due_in()
@@ -539,7 +644,7 @@ async def test_callbacks_for_the_road_that_was_left_cause_few_questions_and_none
     await two.api.database.fetch("UPDATE attempts SET next_run_at = now()")
     (claim,) = await two.claim_earlier()  # the process that asks dies
     assert await asks() == 0
-    await post_callback(two.api, callback(old))
+    await post_callback(two.api, callback(old), secret=None)
     await two.simulator.clear_faults()
     await two.first.provider.send(asked, within_s=5, first_byte_before=None)
     await settled_at_the_first(two, asked.reference)
@@ -548,18 +653,19 @@ async def test_callbacks_for_the_road_that_was_left_cause_few_questions_and_none
     assert await asks() == 1
     assert (await read(two.api, payment["id"]))["review"] == "mismatched"
     assert (await questions(), await due_in()) == (before + 1, None)
-    await post_callback(two.api, callback(old, n=99))
+    await post_callback(two.api, callback(old, n=99), secret=None)
     seconds = await due_in()
     assert seconds is not None
     assert 10 < seconds <= 20, "answered, and asked again later and later"
     await two.api.database.fetch("UPDATE attempts SET next_run_at = now()")
     (claim,) = await two.claim_earlier()
-    await post_callback(two.api, callback(old, n=100))  # while somebody asks: the answer may be older
+    await post_callback(two.api, callback(old, n=100), secret=None)  # while somebody asks: the answer may be older
     async with gateway(two.api).db.tenant_transaction(claim.tenant_id) as tx:
         await attempts.answered(tx, claim, None)
     assert await due_in() is not None
 
 
+@UNSIGNED
 async def test_a_road_that_was_left_and_knows_it_is_asked_until_it_has_a_firm_word(two: Two) -> None:
     payment, old = await rerouted_and_waiting(two)
     paid = Succeeded("4711", Money(1_000, "ZMW"), payment["payer"])
@@ -570,7 +676,7 @@ async def test_a_road_that_was_left_and_knows_it_is_asked_until_it_has_a_firm_wo
         return next(answers)
 
     two.first.provider.find = find  # type: ignore[method-assign]
-    await post_callback(two.api, callback(old, status="PENDING"))
+    await post_callback(two.api, callback(old, status="PENDING"), secret=None)
     for n in range(len(words)):
         assert await checking.ask_earlier_road(gateway(two.api)) == 1, n
         if n == 0:
@@ -613,6 +719,7 @@ async def test_a_slow_road_that_was_left_holds_up_no_other_and_no_stop(
     await asyncio.wait_for(worker, 5)
 
 
+@UNSIGNED
 async def test_a_road_that_was_left_and_failed_it_in_doubt_knows_it_and_is_not_asked_for_ever(two: Two) -> None:
     payment, old = await rerouted_and_waiting(two)
 
@@ -620,7 +727,7 @@ async def test_a_road_that_was_left_and_failed_it_in_doubt_knows_it_and_is_not_a
         return Doubtful(FailureCode.PROVIDER_ERROR, "AMBIGUOUS")
 
     two.first.provider.find = find  # type: ignore[method-assign]
-    await post_callback(two.api, callback(old, status="PENDING"))
+    await post_callback(two.api, callback(old, status="PENDING"), secret=None)
     for n in range(checking.EARLIER_UNPROVEN_AGAIN + 2):  # as many as a not-found gets, and more
         assert await checking.ask_earlier_road(gateway(two.api)) == 1, n
         await two.api.database.fetch("UPDATE attempts SET next_run_at = now() WHERE next_run_at IS NOT NULL")

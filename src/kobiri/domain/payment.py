@@ -663,17 +663,22 @@ def earlier_road_speaks(
     account: str,
     said: Accepted | Succeeded,
     source: Source,
+    *,
+    is_anothers: bool = False,
 ) -> Change | None:
     """A provider knows a reference of which nothing was sent, as far as we saw: perhaps the payer paid twice.
 
-    `provider` and `account` (its fingerprint) are the earlier road's. Money that arrived there waits in suspense.
+    `provider` and `account` (its fingerprint) are the earlier road's. Money that arrived there waits in suspense. A
+    callback that does not name how much came from whom books nothing. Nor does money that `is_anothers`: its
+    transaction id belongs to another payment.
     """
     facts: dict[str, str] = {"source": source, "detail": "an earlier road knows it", "provider_reference": reference}
     movement = None
     if isinstance(said, Succeeded):
-        facts |= _evidence(said)
-        arrival = ledger.arrival_of(said, payment.money, provider, account, Why.EARLIER_ROAD, source)
-        movement = ledger.arrived_unexpectedly(arrival)
+        facts |= {"provider_says": "successful"} | _evidence(said)
+        if not is_anothers and (source is not Source.CALLBACK or None not in (said.money, said.payer)):
+            arrival = ledger.arrival_of(said, payment.money, provider, account, Why.EARLIER_ROAD, source)
+            movement = ledger.arrived_unexpectedly(arrival)
     after = replace(payment, review=Review.MISMATCHED, version=payment.version + 1)
     return Change(after, (EventDraft("payment.mismatched", facts),), movement, keeps_schedule=True)
 

@@ -1,6 +1,7 @@
 """Receive a provider's callback: verify, match, keep, and apply it or look soon."""
 
 import time
+from dataclasses import replace
 
 import structlog
 
@@ -95,14 +96,13 @@ async def receive(
         return signed
     tenant_id, payment_id = match.tenant_id, match.payment_id
     clear = word.money is not None and word.payer is not None and not isinstance(word.finding, Unknown)
-    believed = signed and clear and not match.earlier
+    believed = signed and clear and (not match.earlier or isinstance(word.finding, Succeeded))
     await _keep(gateway, provider, callback, "applied" if believed else "hint", tenant_id, payment_id)
     log.info("callback.received", provider=provider_id, tenant_id=tenant_id, payment_id=payment_id, believed=believed)
-    if match.earlier:  # nothing was sent there: where it is known all the same, a person must look
-        async with gateway.db.tenant_transaction(tenant_id) as tx:
-            await attempts.hint(tx, tenant_id, word.reference)
-        return True
     read = await _read(gateway, match)
+    if match.earlier:
+        await _take_of_earlier_road(gateway, road, read, word, author, signed=signed)
+        return True
     if believed and _is_about(word, read.payment):
         after = await outcomes.apply(gateway.db, read.payment, word.finding, Source.CALLBACK, read.now, author)
         if not after.is_final:
@@ -119,6 +119,35 @@ async def _take_hint(gateway: Gateway, read: Read, word: CallbackWord, author: A
         await outcomes.take_hint(gateway.db, read.payment, said, read.now, author)
     if not read.payment.is_final or says_otherwise(read.payment, word.finding):
         await outcomes.look_soon(gateway.db, read.payment)
+
+
+async def _take_of_earlier_road(
+    gateway: Gateway, road: Road, read: Read, word: CallbackWord, author: Author, *, signed: bool
+) -> None:
+    """Nothing was sent there, as far as we saw: ask. Where the provider knows it all the same, a person must look.
+
+    Its enquiry may lag or say the contrary, so the person need not wait for that. A failure moved no money.
+    """
+    payment = read.payment
+    known = signed and _goes_its_way(word, payment)
+    async with gateway.db.tenant_transaction(payment.tenant_id) as tx:
+        await attempts.hint(tx, payment.tenant_id, word.reference, known=known)
+        account = await attempts.account_of(tx, payment.tenant_id, word.reference)
+    if not known or isinstance(word.finding, Declined):
+        return
+    said = word.finding if isinstance(word.finding, Succeeded) else Accepted()
+    if isinstance(said, Succeeded) and word.direction is None:  # nobody knows which way its money went
+        said = replace(said, money=None, payer=None)
+    await outcomes.suspect(
+        gateway.db,
+        payment,
+        word.reference,
+        road.spec.id,
+        account,
+        said,
+        Source.CALLBACK,
+        author,
+    )
 
 
 async def _understood(

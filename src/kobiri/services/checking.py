@@ -89,7 +89,7 @@ async def _ask_there(gateway: Gateway, earlier: EarlierRoad) -> None:
         )
         finding = Unknown("its provider account is gone") if road is None else await _find(gateway, road, there)
         has_it = isinstance(finding, Accepted | Doubtful)
-        if isinstance(finding, Succeeded) or (has_it and not earlier.known):
+        if has_it or isinstance(finding, Succeeded):  # what was told already is no news
             await outcomes.suspect(
                 gateway.db,
                 read.payment,

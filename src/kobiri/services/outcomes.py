@@ -154,7 +154,7 @@ async def suspect(
         return earlier_road_speaks(payment, reference, provider, account, said, source)
 
     def decide_of_anothers(payment: Payment, _now: datetime) -> Change | None:
-        return earlier_road_speaks(payment, reference, provider, account, Accepted(), source)
+        return earlier_road_speaks(payment, reference, provider, account, said, source, is_anothers=True)
 
     after, _ = await _write(db, payment, decide, source, payment.created_at, author, no_answer, decide_of_anothers)
     return after

@@ -11,7 +11,8 @@ from kobiri.store.db import Tx
 class EarlierRoad:
     """A road of a payment that was left, claimed to be asked about.
 
-    `checks`: how often it was asked in vain. `known`: its provider said once that it has the reference.
+    `checks`: how often it was asked in vain. `known`: its provider showed once, by an answer or by a genuine
+    callback, that it has the reference.
     """
 
     tenant_id: TenantId
@@ -27,13 +28,13 @@ class EarlierRoad:
 
 # Due five seconds after the last question at the earliest, and twice as long after each: strangers may hint as well.
 HINT = """
-UPDATE attempts SET hinted = true, next_run_at = coalesce(
+UPDATE attempts SET hinted = true, known = known OR $3, next_run_at = coalesce(
     next_run_at, greatest(now(), asked_at + interval '5 seconds' * (1 << least(checks, 10))))
-WHERE tenant_id = $1 AND provider_reference = $2 AND NOT hinted
+WHERE tenant_id = $1 AND provider_reference = $2 AND NOT (hinted AND (known OR NOT $3))
 """
 
 ANSWERED = """
-UPDATE attempts SET checks = $4, known = $6, next_run_at = CASE
+UPDATE attempts SET checks = $4, known = known OR $6, next_run_at = CASE
     WHEN hinted THEN greatest(now(), asked_at + interval '5 seconds' * (1 << least($4, 10)))
     ELSE now() + $5::interval END
 WHERE tenant_id = $1 AND payment_id = $2 AND attempt = $3
@@ -47,9 +48,18 @@ FROM claim_attempts($1, $2)
 """
 
 
-async def hint(tx: Tx, tenant_id: TenantId, reference: ProviderReference) -> None:
-    """Somebody unknown speaks of a road that was left: ask there. The wish outlives this process."""
-    await tx.execute(HINT, tenant_id, reference)
+async def hint(tx: Tx, tenant_id: TenantId, reference: ProviderReference, *, known: bool) -> None:
+    """Somebody speaks of a road that was left: ask there. The wish outlives this process.
+
+    `known`: it is the provider who speaks, so it has the reference.
+    """
+    await tx.execute(HINT, tenant_id, reference, known)
+
+
+async def account_of(tx: Tx, tenant_id: TenantId, reference: ProviderReference) -> str:
+    """The fingerprint of the account by which a road that was left would have gone."""
+    sql = "SELECT account_fingerprint FROM attempts WHERE tenant_id = $1 AND provider_reference = $2"
+    return str(await tx.fetchval(sql, tenant_id, reference))
 
 
 async def claim(tx: Tx, limit: int, lease_s: float) -> list[EarlierRoad]:
