@@ -84,6 +84,7 @@ SECOND = (
     None,
     "ESB000010",
     "DP00800001001",
+    "DP00900001006",
     "ESB000001",
     "ESB000008",
     "ESB000011",
@@ -152,7 +153,18 @@ class Seen:
     def firm(self) -> bool:
         """Whether a failure is one at once, with no word but perhaps that it failed."""
         later = LATER if self.place == "collection" else LATER_OUT
-        return self.reason is not None and self.first not in later and not self.meanings & {"doubt", "twice", "paid"}
+        return self.reason is not None and self.first not in later and not self.taken_back
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether something speaks against a failure."""
+        good = self.word is None and self.success is True
+        return good or self.known
+
+    @property
+    def known(self) -> bool:
+        """Whether a code beside it says that Airtel has it, or does not know itself."""
+        return bool(self.meanings & {"paid", "going on", "doubt", "twice"})
 
     @property
     def success_is_told(self) -> bool:
@@ -165,7 +177,7 @@ def expected(seen: Seen) -> object:
         return of_a_refund(seen)
     if seen.place in ("collection", "payout"):
         return at_first(seen)
-    if "not found" in seen.meanings and seen.word in (None, "TF"):
+    if "not found" in seen.meanings and seen.word in (None, "TF", "TE") and not seen.known:
         return NotFound(firm=False) if seen.place != "callback" else None
     if "not found" in seen.meanings and seen.place == "callback":
         return None
@@ -193,7 +205,7 @@ def at_first(seen: Seen) -> object:
     paid = seen.word == "TS" and seen.success_is_told and "going on" not in seen.meanings
     if seen.place == "payout" and paid and not (seen.new and seen.success is False):
         return Succeeded(THEIRS, unlisted=seen.new)
-    good = seen.first is not None and MEANING[seen.first] in ("paid", "going on") and "doubt" not in seen.meanings
+    good = bool(seen.meanings & {"paid", "going on"}) and "doubt" not in seen.meanings
     clear = seen.word in ("SUCCESS", "TS", "TIP", "TI") and seen.success_is_told
     may_be = seen.word in (None, "SUCCESS", "TS", "TIP", "TI")
     return Accepted(unlisted=seen.new) if clear or (may_be and good) else None
@@ -202,12 +214,22 @@ def at_first(seen: Seen) -> object:
 def later(seen: Seen) -> object:
     if seen.word == "TS" and seen.success_is_told:
         return Succeeded(THEIRS, unlisted=seen.new)
-    if seen.word in ("TF", "TE") and not seen.meanings & {"paid", "going on", "doubt", "twice"}:
+    if seen.word in ("TF", "TE") and not seen.taken_back:
         untold = F.PROVIDER_ERROR if seen.word == "TF" else F.PAYER_TIMEOUT
         return Declined(seen.reason or untold, seen.first or seen.word, unlisted=seen.new)
     if seen.word in ("TIP", "TI") and not seen.meanings & {"doubt", "twice"}:
         return Accepted(unlisted=seen.new)
     return None
+
+
+def test_the_order_of_two_codes_takes_no_failure_back() -> None:
+    """A failure beside paid, in progress, a duplicate or doubt is none, at any place and in either order."""
+    against = [code for code, meaning in MEANING.items() if meaning in ("paid", "going on", "doubt", "twice")]
+    for place, word, code, other in product(ANSWERED, WORDS, MEANING, against):
+        for codes in ((code, other), (other, code)):
+            told = read(place, 200, answer(word, codes))
+            assert not isinstance(told, Declined | NotFound), (place, word, codes)
+            assert place != "refund" or word in ("SUCCESS", "TS") or isinstance(told, Unknown), (word, codes)
 
 
 ANSWERED: tuple[Place, ...] = ("collection", "payout", "refund", "collection status", "payout status")
@@ -216,7 +238,7 @@ ANSWERED: tuple[Place, ...] = ("collection", "payout", "refund", "collection sta
 @pytest.mark.parametrize("place", ANSWERED)
 def test_every_word_beside_every_code(place: Place) -> None:
     for word, code, second in product(WORDS, (None, *MEANING), SECOND):
-        for success in (None, True, False) if place in ("payout", "refund") else (False,):
+        for success in (None, True, False) if "status" not in place else (True,):
             told = read(place, 200, answer(word, (code, second), success=success))
             where = Seen(place, word, (code, second), success)
             wanted = expected(where)

@@ -103,6 +103,9 @@ DOUBT = frozenset({
     AMBIGUOUS, "DP00800001014", "DP00900001000", "DP00900001014",
     "ESB000001", "ESB000004", "ESB000014", "ROUTER117",
 })  # fmt: skip
+# Beside one of these a failure is none, and a not-found is none, wherever it stands and in whichever order: it is paid,
+# or goes on, or came twice, or Airtel does not know.
+NO_FAILURE = PAID | PENDING | DUPLICATE | DOUBT
 NOT_FOUND = frozenset({"DP00800001025", "DP00900001015", "ESB000045"})
 # Of a key or of a name: they say nothing of a payment.
 OF_OTHER_CALLS = frozenset({"DP00800001027", "DP00800001028", "DP02010001000", "DP02200000002"})
@@ -244,6 +247,11 @@ class _Told:
     @property
     def knows_no_wallet(self) -> bool:
         return self.code == "DP00800001005" and MSISDN_NOT_FOUND in self.message.lower()
+
+    @property
+    def takes_a_failure_back(self) -> bool:
+        """Whether something speaks against a failure. Beside a word `success` says nothing: README 4 [O]."""
+        return self.has(NO_FAILURE) or (self.word is None and self.success is True)
 
     def failure(self, reasons: Mapping[str, FailureCode]) -> FailureCode | None:
         """Why no money moved, where the code is one of the reasons."""
@@ -449,7 +457,7 @@ def read_refund(status: int, body: bytes) -> Outcome | TokenRefused:
     good = told.success is True if unsure else told.success in (None, True) and told.answered
     if status == HTTPStatus.OK and told.word in ("SUCCESS", "TS") and not told.has(AGAINST) and good:
         return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted)
-    firm = told.code not in NOT_AT_FIRST_OUT and not told.has(DOUBT | DUPLICATE | PAID)
+    firm = told.code not in NOT_AT_FIRST_OUT and not told.takes_a_failure_back
     if told.word in (None, "TF") and failure is not None and firm:
         return Declined(failure, told.code, unlisted=told.unlisted)
     return replace(told.unknown, askable=False)
@@ -482,8 +490,8 @@ def _first(
     if told.is_about_another(reference):
         return Unknown("the answer is about another reference", outage=False)
     failure = told.failure(reasons)
-    firm = (told.code not in not_at_first or told.knows_no_wallet) and not told.has(DOUBT | PAID)
-    going_on = told.code in PAID | PENDING or (told.word is not None and not told.has(AGAINST))
+    firm = (told.code not in not_at_first or told.knows_no_wallet) and not told.takes_a_failure_back
+    going_on = told.has(PAID | PENDING) or (told.word is not None and not told.has(AGAINST))
     match told.word:
         case _ if told.has(DUPLICATE):
             return Accepted(unlisted=told.unlisted)
@@ -503,7 +511,7 @@ def _read_status(
     if not isinstance(told, _Told):
         return told
     anothers = Unknown("the answer is about another reference", outage=False)
-    if told.has(NOT_FOUND) and told.word in (None, "TF"):
+    if told.has(NOT_FOUND) and told.word in (None, "TF", "TE") and not told.has(NO_FAILURE):
         return (
             anothers if told.is_about_another(reference) else NotFound(firm=False)
         )  # it may still be on its way: README 4 [I]
@@ -512,7 +520,7 @@ def _read_status(
         return told.unknown
     if not told.is_about(reference):
         return anothers
-    if told.word == "TF" and set(told.codes) & (PAID | PENDING | DOUBT | DUPLICATE) == {ambiguous}:
+    if told.word == "TF" and NO_FAILURE.intersection(told.codes) == {ambiguous}:
         return Doubtful(FailureCode.PROVIDER_ERROR, ambiguous)
     return _verdict(told, reasons) or told.unknown
 
@@ -522,7 +530,7 @@ def _verdict(told: _Told, reasons: Mapping[str, FailureCode]) -> Accepted | Succ
     match told.word:
         case "TS" if not told.has(AGAINST):  # beside it stands paid, in progress (README 4) or what nobody listed
             return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted)
-        case "TF" | "TE" if not told.has(PAID | PENDING | DOUBT | DUPLICATE):
+        case "TF" | "TE" if not told.takes_a_failure_back:
             untold = FailureCode.PAYER_TIMEOUT if told.word == "TE" else FailureCode.PROVIDER_ERROR
             code = as_code(told.code) or told.word
             return Declined(told.failure(reasons) or untold, code, unlisted=told.unlisted)
