@@ -213,7 +213,7 @@ def _read_door(answer: Object) -> Accepted | Declined | Unknown:
         case "REJECTED":
             return Unknown(f"rejected with {NO_REFUSAL}", outage=False)
         case _:
-            raise Strange("the status is not one of pawaPay's words", unlisted=cut(word))
+            raise _no_word(word)
 
 
 def read_status(status: int, body: bytes, kind: Kind, reference: ProviderReference) -> Finding:
@@ -222,13 +222,15 @@ def read_status(status: int, body: bytes, kind: Kind, reference: ProviderReferen
     try:
         answer = read_object(body)
         data = inner(answer.get("data"))
-        match text(answer.get("status")):
+        match outer := text(answer.get("status")):
             case "NOT_FOUND" if not data:
                 return NotFound(firm=True)  # README 3 [D]
             case "FOUND":
                 return _read_found(data, kind, reference)
+            case "NOT_FOUND":
+                return Unknown("not found, and yet it tells of one", outage=False)
             case _:
-                return Unknown("the status is not one of pawaPay's words", outage=False)
+                raise _no_word(outer)
     except Strange as strange:
         return strange.unknown
 
@@ -303,7 +305,11 @@ def _read_word(data: Object, kind: Kind) -> Accepted | Succeeded | Declined:
         case "ACCEPTED" | "PROCESSING" | "SUBMITTED" | "ENQUEUED" | "IN_RECONCILIATION":
             return Accepted()
         case _:
-            raise Strange("the status is not one of pawaPay's words", unlisted=cut(word))
+            raise _no_word(word)
+
+
+def _no_word(word: str | None) -> Strange:
+    return Strange("the status is not one of pawaPay's words", unlisted=cut(word))
 
 
 def _money(data: Object) -> Money:
@@ -319,7 +325,9 @@ def _wallet(data: Object, kind: Kind) -> str | None:
 
 
 def _unknown(status: int, body: bytes) -> Unknown:
-    return unclear(status, body, _told(status, body))
+    code = _code(body)
+    new = code if status == 400 and code not in TOLD else None  # of other statuses' words none is listed
+    return replace(unclear(status, body, _told(status, body)), unlisted=new)
 
 
 def _told(status: int, body: bytes) -> str:
