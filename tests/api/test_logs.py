@@ -181,6 +181,31 @@ async def test_one_request_can_be_followed(api: Api, simulator: Simulator) -> No
         assert "trace_id" not in LOG.text
 
 
+@pytest.mark.parametrize("token", ["Zq3-x_9LkT0vB7mN2pRsW4yH8dFgJ6cA", "zq3zx59lkt0vb7mn2prsw4yh8dfgj6ca"])
+async def test_an_accounts_callback_token_is_hidden_wherever_it_stands(api: Api, token: str) -> None:
+    """The path before it may be a little wrong in an operator's portal; the token never changes afterwards."""
+    paths = [
+        f"/api/v1/webhook/airtel/{token}",
+        f"/api/v1/webhooks/{token}",
+        f"/api/v1/webhooks/{token}/status",
+        f"/api/v1/webhooks/airtel/{token}/status",
+        f"/webhooks/airtel/{token}",
+        f"/docs/{token}",
+        f"/{token}.",
+        f"/api/v1/webhook/airtel,{token[:-2]}",
+        f"/x//{token}{token}//",
+        f"/x/{token[:3]}%255F{token[4:]}",
+    ]
+    for path in paths:
+        for method in ("GET", "POST"):
+            assert (await api.client.request(method, path)).status_code in (401, 404, 405), path
+    assert LOG.text.count("[hidden]") == 2 * len(paths)
+    assert token[4:30] not in LOG.text
+    payment = (await api.pay()).json()["id"]
+    await api.client.get(f"{PAYMENTS}/{payment}")
+    assert f'"path":"{PAYMENTS}/{payment}"' in LOG.text, "what is no secret stays"
+
+
 async def test_every_line_is_one_json_object(api: Api, simulator: Simulator) -> None:
     raw = HOSTILE.encode()
     client: Any = api.client

@@ -11,7 +11,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPReceiveMessage, Message, Receive, Scope, Send, WebSocketReceiveMessage
 
 from kobiri.domain.errors import RequestTimeout
-from kobiri.domain.ids import new_id
+from kobiri.domain.ids import new_id, parse_id
 
 log = structlog.get_logger("kobiri.api")
 
@@ -20,6 +20,8 @@ TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
 NO_TRACE = b"0" * 32
 BODY_WITHIN_S = 15
 ACCOUNT_PATH = re.compile(r"(/webhooks/[^/]*/+)(?!status/*$)[^/].*", re.DOTALL)
+# An account's token is 32 of these. With "%" for what was quoted twice, and a little less for what was cut or mistyped.
+LIKE_A_TOKEN = re.compile(r"[A-Za-z0-9_%-]{24,}", re.ASCII)
 QUIET = ("/health/live", "/health/ready")
 
 
@@ -84,8 +86,9 @@ class Observe:
 
 
 def shown(path: str) -> str:
-    """For logs: an account's callback token is a secret."""
-    return ACCOUNT_PATH.sub(r"\1[hidden]", path)[:200]
+    """For logs: an account's callback token is a secret, also where the path before it is a little wrong."""
+    parts = ACCOUNT_PATH.sub(r"\1[hidden]", path).split("/")
+    return "/".join("[hidden]" if LIKE_A_TOKEN.search(one) and not parse_id(one) else one for one in parts)[:200]
 
 
 def _ids_from(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
