@@ -71,6 +71,14 @@ class TalkativeOperators:
         self._thread = Thread(target=self._loop.run_forever)
         self._thread.start()
 
+    def change(self, provider: str, settings: dict[str, str]) -> None:
+        """Change the settings of a simulator."""
+        asyncio.run_coroutine_threadsafe(self._change(provider, settings), self._loop).result(10)
+
+    async def _change(self, provider: str, settings: dict[str, str]) -> None:
+        async with self._session.patch(f"{self._behind}/_sim/settings/{provider}", json=settings) as answer:
+            assert answer.status == 200, await answer.text()
+
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -250,6 +258,22 @@ def test_it_is_an_ordinary_payment(shop: Cli, database: TestDatabase, tmp_path: 
     assert [row["type"] for row in told] == ["payment.created", "payment.accepted", "payment.succeeded"]
     assert {row["actor"] for row in told} == {"operator:cli"}
     assert asyncio.run(database.value("SELECT count(*) FROM ledger_entries WHERE payment_id = $1", payment["id"])) == 2
+
+
+def test_a_code_that_no_table_lists_is_told(shop: Cli, operators: TalkativeOperators, tmp_path: Path) -> None:
+    """No log of a command tells it, and the file keeps known words alone."""
+    operators.change("airtel", {"paid_code": "1099"})
+    base = ("accounts", "record", "shop", "--platform", "airtel", "--mode", "test", "--out", str(tmp_path))
+    asked = (*base, "--collect", "3.00", "--from", NUMBERS["airtel"])
+    assert shop.run(*asked).stdout.count("A code that no table lists: DP00800001099\n") == 1
+    document = shop.json(*asked)
+    assert document["unlisted"] == ["DP00800001099"]
+    payment = document["payment"]["id"]
+    assert shop.json("payments", "check", payment)["unlisted"] == "DP00800001099"
+    assert "A code that no table lists: DP00800001099\n" in shop.text("payments", "check", payment)
+    operators.change("airtel", {"paid_code": "1001"})
+    assert shop.json(*asked)["unlisted"] == []
+    assert "no table" not in shop.text("payments", "check", payment)
 
 
 def test_files_are_new_ones_and_never_overwritten(shop: Cli, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from kobiri.domain.outcome import Accepted, Unknown
 from kobiri.domain.payment import Payment
 from kobiri.domain.redaction import Redactor
 from kobiri.providers.base import Collection
+from kobiri.services import recording
 from kobiri.services.recording import TELLING, Recorder, Recording, _Notebook, _Step
 from kobiri.services.roads import Road
 from tests.services.scripted import Operator
@@ -29,12 +30,16 @@ class Ear:
     def __init__(self) -> None:
         self.kept: list[Recording] = []
         self.held_back: list[str] = []
+        self.new: list[str] = []
 
     def keep(self, recording: Recording) -> None:
         self.kept.append(recording)
 
     def hold_back(self, why: str) -> None:
         self.held_back.append(why)
+
+    def hear_new(self, code: str) -> None:
+        self.new.append(code)
 
     def may_exist(self, payment_id: PaymentId | None) -> None: ...
 
@@ -113,3 +118,15 @@ def test_what_is_written_is_json_in_the_form_of_recordings(
     notebook.write()
     assert json.loads(kept[0].text) == kept[0].document
     assert kept[0].document["means"] == {"outcome": "Accepted"}
+
+
+def test_a_new_code_is_told_as_the_log_tells_it_and_no_secret_in_its_place(
+    heard: tuple[Recorder, _Notebook, list[Recording], Collection], ear: Ear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, _, _, request = heard
+    monkeypatch.setattr(recording, "_secrets", lambda _: ["7394"])
+    for code in ("WALLET_ON_HOLIDAY", "7394", "0967654328"):
+        said = Unknown("x", unlisted=code)
+        recorder.steps.append(_Step("find", "collection", request.reference, [exchange()], said))
+    _Notebook(Road(recorder), ear).write()
+    assert ear.new == ["WALLET_ON_HOLIDAY", "others", "others"]

@@ -27,6 +27,7 @@ Beside: TypeAlias = Callable[[], Mapping[str, object]]
 
 ACTOR = "operator:cli"
 PIPE_WIDTH = 1_000
+UNLISTED = "A code that no table lists"  # and no log of a command tells it
 
 
 def run(json: bool, work: Callable[[Settings], Coroutine[Any, Any, T]], beside: Beside = dict) -> T:

@@ -8,13 +8,14 @@ import typer
 from rich.console import Console
 
 from kobiri.app import database, operating
-from kobiri.cli.output import ACTOR, Json, emit, fail, run, table
+from kobiri.cli.output import ACTOR, UNLISTED, Json, emit, fail, run, table
 from kobiri.config import Settings
 from kobiri.domain.ids import PaymentId, parse_id
 from kobiri.domain.outcome import Finding, Succeeded, Unknown
 from kobiri.domain.payment import Payment
 from kobiri.services import reviews
 from kobiri.services.reviews import Case, Evidence
+from kobiri.services.unlisted import code_of
 
 app = typer.Typer(help="Payments in review: list, show, check, resolve.", no_args_is_help=True)
 
@@ -88,9 +89,15 @@ def check(payment_id: Id, json: Json = False) -> None:
     payment, finding = run(json, work)
     said = type(finding).__name__
     reason = getattr(finding, "reason", None)
-    document = {"provider_says": said, "reason": reason, "payment": _facts(payment)}
+    unlisted = code_of(finding)
+    document = {"provider_says": said, "reason": reason, "unlisted": unlisted, "payment": _facts(payment)}
     told = f"{said} ({reason})" if reason else said
-    emit(json, document, lambda console: console.print(f"{payment.provider} says: {told}. It is {payment.status}."))
+
+    def human(console: Console) -> None:
+        console.print(f"{payment.provider} says: {told}. It is {payment.status}.")
+        _tell_unlisted(console, unlisted)
+
+    emit(json, document, human)
 
 
 @app.command()
@@ -120,13 +127,25 @@ def resolve(
     asked = finding is not None and not isinstance(finding, Unknown)
     unasked = finding.reason if isinstance(finding, Unknown) else None
     overruled = _overruled(payment, finding, transaction_id)
+    unlisted = code_of(finding) if finding is not None else None
     document = {
         **_facts(payment),
         "provider_asked": asked,
         "not_asked_because": unasked,
         "transaction_id_not_taken": overruled,
+        "unlisted": unlisted,
     }
-    emit(json, document, lambda console: _tell_resolved(console, payment, unasked, overruled))
+
+    def human(console: Console) -> None:
+        _tell_resolved(console, payment, unasked, overruled)
+        _tell_unlisted(console, unlisted)
+
+    emit(json, document, human)
+
+
+def _tell_unlisted(console: Console, code: str | None) -> None:
+    if code is not None:
+        console.print(f"{UNLISTED}: {code}")
 
 
 def _overruled(payment: Payment, finding: Finding | None, transaction_id: str | None) -> str | None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from kobiri import app as wiring
 from kobiri.cli.accounts import Mode, ModeOption, spec_of
-from kobiri.cli.output import ACTOR, Json, emit, fail, plain_errors, run
+from kobiri.cli.output import ACTOR, UNLISTED, Json, emit, fail, plain_errors, run
 from kobiri.config import Settings
 from kobiri.domain.errors import Unprocessable
 from kobiri.domain.ids import PaymentId, parse_id
@@ -41,6 +41,7 @@ class Session:
     json: bool
     written: list[Path] = field(default_factory=list)
     held_back: Counter[str] = field(default_factory=Counter)
+    unlisted: Counter[str] = field(default_factory=Counter)
     trouble: OSError | None = None
     payment_id: PaymentId | None = None
     payment: Payment | None = None
@@ -69,6 +70,10 @@ class Session:
     def hold_back(self, why: str) -> None:
         """Count what is in no file."""
         self.held_back[why] += 1
+
+    def hear_new(self, code: str) -> None:
+        """Count a code that no table lists; the log of this command is thrown away."""
+        self.unlisted[code] += 1
 
     def may_exist(self, payment_id: PaymentId | None) -> None:
         """Whatever happens now, the payment can be named."""
@@ -99,6 +104,7 @@ class Session:
             "payment": payment if self.payment_id else None,
             "files": [str(path) for path in self.written],
             "held_back": [{"why": why, "count": count} for why, count in self.held_back.items()],
+            "unlisted": list(self.unlisted),
         }
 
     def tell(self, console: Console, said: str) -> None:
@@ -109,6 +115,8 @@ class Session:
             console.print(f"  {path}", highlight=False)
         for why, count in self.held_back.items():
             console.print(f"In no file ({count}): {why}.", highlight=False)
+        for code in self.unlisted:
+            console.print(f"{UNLISTED}: {code}", highlight=False)
         if self.written:
             console.print(READ_THEM)
 

@@ -153,6 +153,10 @@ class Redactor:
         plain = _plain(told)
         return any(needle in plain for needle in self._needles if len(needle) >= MIN_SURELY_SECRET)
 
+    def is_harmless(self, text: str) -> bool:
+        """Whether nothing that is known to be secret stands in a text, also of the shortest secrets."""
+        return hide(text, self._needles) == text
+
     # --- the parts of an exchange -----------------------------------------------------------------------------------
 
     def body(self, body: bytes, *, ours: bool = False) -> Document:
@@ -196,7 +200,7 @@ class Redactor:
         if media in MEDIA and CHARSET.fullmatch(f";{charset}" if charset else ""):
             told["Content-Type"] = headers["Content-Type"]
         later = headers.get("Retry-After", "")
-        if SECONDS.fullmatch(later) and self._is_harmless(later):
+        if SECONDS.fullmatch(later) and self.is_harmless(later):
             told["Retry-After"] = later
         return told
 
@@ -216,7 +220,7 @@ class Redactor:
 
     def text(self, name: str, text: str) -> str:
         """A text under a key's name."""
-        if DECIMAL.fullmatch(text) and Decimal(text) in self._amounts and self._is_harmless(text):
+        if DECIMAL.fullmatch(text) and Decimal(text) in self._amounts and self.is_harmless(text):
             return text
         if (named := WALLET.fullmatch(text)) is not None:
             return f"FRI:{self._spellings.get(named[1]) or self._make_up(named[1])}/MSISDN"
@@ -232,7 +236,7 @@ class Redactor:
 
     def _name(self, name: str, *, ours: bool = False) -> str:
         """A name as it is where our adapter wrote it, or where most of its words are known."""
-        if NAME.fullmatch(name) and (ours or mostly_known(name, self._words)) and self._is_harmless(name):
+        if NAME.fullmatch(name) and (ours or mostly_known(name, self._words)) and self.is_harmless(name):
             return name
         return self._names.setdefault(name, f"left_out_{len(self._names) + 1}")
 
@@ -241,14 +245,14 @@ class Redactor:
             return ""
         if text.lower() in self._references:
             return self._references[text.lower()]
-        return text if SEGMENT.fullmatch(text) and self._is_harmless(text) else "x"
+        return text if SEGMENT.fullmatch(text) and self.is_harmless(text) else "x"
 
     def _asked(self, value: str) -> str:
         known = self._references.get(value.lower()) or self._spellings.get(value)
         if known is not None:
             return known
         amount = DECIMAL.fullmatch(value) and Decimal(value) in self._amounts
-        return value if (amount or SYMBOL.fullmatch(value)) and self._is_harmless(value) else "x"
+        return value if (amount or SYMBOL.fullmatch(value)) and self.is_harmless(value) else "x"
 
     def _header(self, name: str, value: str) -> str:
         if value.lower() in self._references:
@@ -256,15 +260,15 @@ class Redactor:
         kept = name.lower() in ("content-type", "connection") or (
             name.lower() in ("x-country", "x-currency") and SYMBOL.fullmatch(value)
         )
-        return value if kept and self._is_harmless(value) else "*"
+        return value if kept and self.is_harmless(value) else "*"
 
     def _number(self, name: str, value: float) -> object:
         text = str(value)
         if (spelt := self._spellings.get(text)) is not None:
             return int(spelt)
         if isinstance(value, int) and _is_public(name, text):
-            return value if self._is_harmless(text) else 1
-        if DECIMAL.fullmatch(text) and Decimal(text) in self._amounts and self._is_harmless(text):
+            return value if self.is_harmless(text) else 1
+        if DECIMAL.fullmatch(text) and Decimal(text) in self._amounts and self.is_harmless(text):
             return value
         return int(self._make_up(text)) if isinstance(value, int) else 1.5
 
@@ -272,13 +276,13 @@ class Redactor:
         """What is none of ours."""
         words = WORD.findall(text)
         if _is_public(name, text):
-            return text if self._is_harmless(text) else self._make_up(text)
+            return text if self.is_harmless(text) else self._make_up(text)
         if _last_word(name) in NAMING:  # somebody may be called Page
             return self._make_up(text)
         if STAMP.fullmatch(text):
             return DIGIT.sub("1", text)
         known = [word for word in words if word.lower() in self._words]
-        if _last_word(name) in CODED and WORD_CODE.fullmatch(text) and self._is_harmless(text):
+        if _last_word(name) in CODED and WORD_CODE.fullmatch(text) and self.is_harmless(text):
             return WORD.sub(lambda word: word[0] if word[0] in known else self._make_up(word[0]), text)
         is_plain = known == words and text.isascii() and not any(character.isdigit() for character in text)
         is_sentence = any(character.isspace() for character in text.strip())
@@ -287,7 +291,7 @@ class Redactor:
     def _told(self, text: str) -> str:
         """A text in known words; `…` for each other part of it."""
         kept = in_known_words(text, self._words)
-        return kept if self._is_harmless(kept) else LEFT_OUT_WORD
+        return kept if self.is_harmless(kept) else LEFT_OUT_WORD
 
     def _own(self, text: str) -> str:
         """One of our references, or a wallet's number with whatever separates its digits."""
@@ -328,9 +332,6 @@ class Redactor:
         for index, digit in zip(free, count, strict=True):
             made[index] = digit if made[index] == "1" else chr(ord("a" if made[index] == "x" else "A") + int(digit))
         return "".join(made)
-
-    def _is_harmless(self, text: str) -> bool:
-        return hide(text, self._needles) == text
 
     def _pattern(self, wallets: Iterable[Msisdn]) -> re.Pattern[str]:
         """Finds our references and the wallets' numbers in a text, in one group."""

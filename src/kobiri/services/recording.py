@@ -41,6 +41,7 @@ from kobiri.services.access import Caller
 from kobiri.services.gateway import Gateway
 from kobiri.services.payments import Order
 from kobiri.services.roads import Road
+from kobiri.services.unlisted import OTHERS, code_of
 from kobiri.store import accounts, tenants
 from kobiri.store.callbacks import KeptCallback
 from kobiri.store.db import Database
@@ -81,6 +82,9 @@ class Listener(Protocol):
 
     def hold_back(self, why: str) -> None:
         """There was an exchange of which nothing is told."""
+
+    def hear_new(self, code: str) -> None:
+        """Here stood a code that no table lists. Its recording keeps the known words of it alone."""
 
     def may_exist(self, payment_id: PaymentId | None) -> None:
         """A payment with this id may be there from now on; None: it is not, and will not be."""
@@ -458,6 +462,8 @@ class _Notebook:
                 told[name] = getattr(said, name)
         if (unlisted := getattr(said, "unlisted", None)) is not None:
             told["unlisted"] = self._redactor.text("code", unlisted)
+        if (code := code_of(said)) is not None:
+            self._listener.hear_new(code if self._redactor.is_harmless(code) else OTHERS)
         match said:
             case Succeeded():
                 their_id = said.provider_transaction_id

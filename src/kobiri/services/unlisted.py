@@ -15,6 +15,13 @@ OTHERS = "others"  # what comes after so many different ones, and what may be no
 TOLD_AGAIN_AT = frozenset(10**power for power in range(19))
 
 
+def code_of(said: Outcome | Finding) -> str | None:
+    """The code in an answer that no table lists, as it may be told: `others` where it may be a number or a key."""
+    if isinstance(said, NotSent | NotFound | Doubtful) or said.unlisted is None:
+        return None
+    return as_code(said.unlisted) or OTHERS
+
+
 class Unlisted:
     """How often each code came to one account that is in no table, beside a clear word or in its place.
 
@@ -28,9 +35,9 @@ class Unlisted:
 
     def note(self, said: Outcome | Finding) -> None:
         """Count the code and warn of it: at the first time, at the tenth, at the hundredth and so on."""
-        if isinstance(said, NotSent | NotFound | Doubtful) or said.unlisted is None:
+        code = code_of(said)
+        if code is None:
             return
-        code = as_code(said.unlisted) or OTHERS
         if code not in self.seen and len(self.seen) >= MOST_CODES:
             code = OTHERS
         self.seen[code] += 1
