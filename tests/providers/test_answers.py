@@ -6,6 +6,7 @@ import json
 import re
 import string
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kobiri.domain.ids import ProviderReference
-from kobiri.domain.outcome import NotSent, Unknown
+from kobiri.domain.outcome import NotSent, Succeeded, Unknown
 from kobiri.providers.airtel import wire as airtel
 from kobiri.providers.answers import MAX_WORD, cut, own_word, unclear
 from kobiri.providers.mtn import wire as mtn
@@ -87,6 +88,37 @@ def test_an_object_that_cannot_be_read_is_no_outage_whatever_stands_where(reader
         rest = {key: value for key, value in told.items() if key != name}
         said = read(json.dumps(rest).encode())
         assert not (isinstance(said, Unknown) and said.outage), (name, said)
+
+
+AIRTELS_CALLBACK = {"transaction": {"id": HEX, "status_code": "TS"}}
+# Where a success names the provider's own number of the transaction: a reader, an answer, and the place.
+NUMBERED: dict[str, tuple[Read, dict[str, Any], tuple[str, ...]]] = {
+    "mtn": (*READERS["mtn"], ("financialTransactionId",)),
+    "mtn's callback": (lambda body: mtn.read_callback(body).finding, MTN, ("financialTransactionId",)),
+    "pawapay": (*READERS["pawapay"], ("data", "providerTransactionId")),
+    "pawapay's callback": (lambda body: pawapay.read_callback(body).finding, PAWAPAY, ("providerTransactionId",)),
+    "airtel": (*READERS["airtel"], ("data", "transaction", "airtel_money_id")),
+    "airtel-payout": (*READERS["airtel-payout"], ("data", "transaction", "airtel_money_id")),
+    "airtel-refund": (*READERS["airtel-refund"], ("data", "transaction", "airtel_money_id")),
+    "airtel's callback": (
+        lambda body: airtel.read_callback(body).finding,
+        AIRTELS_CALLBACK,
+        ("transaction", "airtel_money_id"),
+    ),
+    "zamtel": (*READERS["zamtel"], ("TransactionId",)),
+    "zamtel-payout": (*READERS["zamtel-payout"], ("TransactionId",)),
+}
+
+
+@pytest.mark.parametrize("reader", NUMBERED)
+def test_a_success_whose_number_cannot_be_read_is_one_without_a_number(reader: str) -> None:
+    read, told, path = NUMBERED[reader]
+    numbered = read(json.dumps(changed(told, path, 7)).encode())
+    assert isinstance(numbered, Succeeded)
+    assert numbered.provider_transaction_id == "7"
+    for odd in (False, True, {}, [], [["7"]], {"id": "7"}, "", " ", "\ud800", None):
+        said = read(json.dumps(changed(told, path, odd)).encode())
+        assert said == replace(numbered, provider_transaction_id=None), odd
 
 
 @pytest.mark.parametrize("reader", READERS)

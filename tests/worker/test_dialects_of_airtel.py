@@ -15,7 +15,8 @@ from tests.conftest import Api, ApiFactory, Simulator
 
 PAYER = "260971234567"
 
-PAID = {"status_code": "TS"}
+PAID: dict[str, Any] = {"status_code": "TS"}
+STRANGELY_PAID: dict[str, Any] = {"status_code": " ts.", "airtel_money_id": False}
 IN_PROGRESS = {"status_code": "TIP"}
 FAILED = {"status_code": "TF"}
 IN_DOUBT = {"status_code": "TF", "code": "DP00800001000"}
@@ -62,7 +63,7 @@ async def test_each_dialect_settles(make_api: ApiFactory, simulator: Simulator, 
     assert (await until(api, failed["id"], "FAILED"))["failure"]["code"] == "insufficient_funds"
 
 
-async def post(api: Api, payment: dict[str, Any], **said: str) -> None:
+async def post(api: Api, payment: dict[str, Any], **said: Any) -> None:
     """Airtel's callback, with a right hash: it says so, and by its nature neither how much nor by whom."""
     told = {"airtel_money_id": "MP1.2.A3", **said, "id": payment["provider_reference"].replace("-", "")}
     content = msgspec.json.encode(told)
@@ -71,25 +72,26 @@ async def post(api: Api, payment: dict[str, Any], **said: str) -> None:
     assert (await api.client.post("/api/v1/webhooks/airtel", content=body)).status_code == 200
 
 
+@pytest.mark.parametrize("paid", [PAID, STRANGELY_PAID])
 @pytest.mark.parametrize("when", ["before", "between", "after"])
 async def test_what_a_genuine_callback_calls_paid_no_failure_in_doubt_ends_unseen(
-    make_api: ApiFactory, simulator: Simulator, when: str
+    make_api: ApiFactory, simulator: Simulator, when: str, paid: dict[str, Any]
 ) -> None:
     api = await at_airtel(make_api, simulator, callback_key=SECRET)
     payment = (await api.pay(payer="260970000421")).json()  # TF with DP00800001000
     await age(api.database, "121 seconds")
     if when == "before":
-        await post(api, payment, **PAID)
+        await post(api, payment, **paid)
     await check(api)
     await check(api)
     if when == "between":
-        await post(api, payment, **PAID)
+        await post(api, payment, **paid)
     await age(api.database, "11 minutes")
     await check(api)
     await check(api)
     assert ((await read(api, payment["id"]))["status"] == "FAILED") == (when == "after")
     if when == "after":
-        await post(api, payment, **PAID)
+        await post(api, payment, **paid)
     for _ in range(7):
         await age(api.database, "1 hour")
         await check(api)

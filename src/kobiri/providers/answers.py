@@ -183,6 +183,11 @@ def readable(read: Callable[[Object], T], answer: Object) -> T | None:
         return None
 
 
+def their_id(answer: Object, name: str) -> str | None:
+    """The provider's own number of a transaction; None where it cannot be read: no word about money hangs on it."""
+    return cut(readable(lambda told: text(told.get(name), numbers=True), answer))
+
+
 def cut(foreign: str | None) -> str | None:
     """Keep what a log, a database and a screen can show of a foreign word: spaces around it are no part of it."""
     return "".join(filter(str.isprintable, foreign)).strip()[:MAX_CODE].rstrip() or None if foreign else None

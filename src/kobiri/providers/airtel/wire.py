@@ -41,12 +41,12 @@ from kobiri.domain.redaction import as_code
 from kobiri.providers.answers import (
     Object,
     Strange,
-    cut,
     inner,
     read_object,
     readable,
     said,
     text,
+    their_id,
     unclear,
     without_mark,
 )
@@ -440,7 +440,7 @@ def read_payout(status: int, body: bytes, reference: ProviderReference) -> Outco
     paid = clear and status == HTTPStatus.OK and told.is_about(reference)
     receipt = _receipt(told.transaction) if told.is_about(reference) else None
     if paid:
-        return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted, receipt=receipt)
+        return Succeeded(their_id(told.transaction, "airtel_money_id"), unlisted=told.unlisted, receipt=receipt)
     return replace(first, receipt=receipt) if isinstance(first, Accepted) else first
 
 
@@ -456,7 +456,7 @@ def read_refund(status: int, body: bytes) -> Outcome | TokenRefused:
     unsure = told.unlisted is not None or told.has(PENDING)
     good = told.success is True if unsure else told.success in (None, True) and told.answered
     if status == HTTPStatus.OK and told.word in ("SUCCESS", "TS") and not told.has(AGAINST) and good:
-        return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted)
+        return Succeeded(their_id(told.transaction, "airtel_money_id"), unlisted=told.unlisted)
     firm = told.code not in NOT_AT_FIRST_OUT and not told.takes_a_failure_back
     if told.word in (None, "TF") and failure is not None and firm:
         return Declined(failure, told.code, unlisted=told.unlisted)
@@ -529,7 +529,7 @@ def _verdict(told: _Told, reasons: Mapping[str, FailureCode]) -> Accepted | Succ
     """What a word means that is about our payment, beside its codes; None: nothing, for they contradict each other."""
     match told.word:
         case "TS" if not told.has(AGAINST):  # beside it stands paid, in progress (README 4) or what nobody listed
-            return Succeeded(_airtel_money_id(told.transaction), unlisted=told.unlisted)
+            return Succeeded(their_id(told.transaction, "airtel_money_id"), unlisted=told.unlisted)
         case "TF" | "TE" if not told.takes_a_failure_back:
             untold = FailureCode.PAYER_TIMEOUT if told.word == "TE" else FailureCode.PROVIDER_ERROR
             code = as_code(told.code) or told.word
@@ -546,7 +546,7 @@ def _words(status: int, body: bytes) -> _Told | None:
         answer = read_object(body)
         about = inner(answer.get("status"))
         transaction = inner(inner(answer.get("data")).get("transaction"))
-        word = (text(transaction.get("status")) or "").strip().rstrip(".").upper()
+        word = _word(transaction.get("status"))
         codes = _codes(
             about.get("response_code"), answer.get("status_code"), about.get("result_code"), answer.get("error")
         )
@@ -554,7 +554,7 @@ def _words(status: int, body: bytes) -> _Told | None:
         return None
     return _Told(
         http_status=status,
-        word=(word if CODE.fullmatch(word) else "?") if word else None,
+        word=word,
         codes=tuple(code for code in codes if code not in NEUTRAL),
         message=_message(about.get("message")) or _message(answer.get("status_message")),
         transaction=transaction,
@@ -562,6 +562,12 @@ def _words(status: int, body: bytes) -> _Told | None:
         success=about.get("success"),
         answered=bool(codes),
     )
+
+
+def _word(told: object) -> str | None:
+    """A transaction's word as the tables have it, "?" for what is no word. Raises Strange."""
+    word = (text(told) or "").strip().rstrip(".").upper()
+    return (word if CODE.fullmatch(word) else "?") if word else None
 
 
 def _codes(*told: object) -> list[str]:
@@ -598,13 +604,9 @@ def _key_life(data: Object, now: datetime) -> float:
     return min(max(left_s, SHORT_KEY_LIFE_S), MAX_KEY_LIFE_S)
 
 
-def _airtel_money_id(transaction: Object) -> str | None:
-    return cut(readable(lambda told: text(told.get("airtel_money_id"), numbers=True), transaction))
-
-
 def _receipt(transaction: Object) -> str | None:
     """The number that the payee's SMS and the statement show; what is no such number would be everybody's: README 3."""
-    told = cut(readable(lambda told: text(told.get("reference_id"), numbers=True), transaction))
+    told = their_id(transaction, "reference_id")
     return told if told is not None and RECEIPT.fullmatch(told) else None
 
 
@@ -643,8 +645,7 @@ def read_callback(body: bytes) -> CallbackWord:
     """Read whose payment it is and what became of it; never an amount. Raises Foreign, Unreadable."""
     try:
         transaction = inner(read_object(body).get("transaction"))
-        word = text(transaction.get("status_code"))
-        text(transaction.get("airtel_money_id"), numbers=True)
+        word = _word(transaction.get("status_code"))
     except Strange as strange:
         raise Unreadable(f"This is no callback of Airtel's: {strange}.") from None
     reference = _reference(transaction)

@@ -40,6 +40,7 @@ from kobiri.providers.answers import (
     readable,
     said,
     text,
+    their_id,
     unclear,
     verdict,
 )
@@ -310,7 +311,7 @@ def _read_word(answer: Object) -> Accepted | Succeeded | Declined:
     """Read the status in a status answer or a callback: README 3, 5. Raises Strange."""
     match word := text(answer.get("status")):
         case "SUCCESSFUL":
-            return Succeeded(cut(text(answer.get("financialTransactionId"), numbers=True)))
+            return Succeeded(their_id(answer, "financialTransactionId"))
         case "FAILED":
             reason = answer.get("reason")  # on the wire a text, by description an object: README 3 [O]
             code = cut(text(reason.get("code") if isinstance(reason, dict) else reason))

@@ -31,6 +31,7 @@ from kobiri.providers.answers import (
     readable,
     said,
     text,
+    their_id,
     unclear,
     verdict,
     without_mark,
@@ -296,7 +297,7 @@ def _read_word(data: Object, kind: Kind) -> Accepted | Succeeded | Declined:
     """Read the status of a payment: README 3. Raises Strange."""
     match word := text(data.get("status")):
         case "COMPLETED":
-            return Succeeded(cut(text(data.get("providerTransactionId"), numbers=True)))
+            return Succeeded(their_id(data, "providerTransactionId"))
         case "FAILED":
             code = _failure_code(data)
             if code == "WALLET_LIMIT_REACHED" and kind != "collection":

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 from kobiri.domain.money import Money
 from kobiri.domain.outcome import Declined, FailureCode, Outcome, Succeeded, Unknown
-from kobiri.providers.answers import Object, Strange, cut, read_object, text, unclear
+from kobiri.providers.answers import Object, Strange, read_object, text, their_id, unclear
 from kobiri.providers.base import Collection, Payout
 
 COLLECTION_PATH = "/Req"
@@ -105,11 +105,10 @@ def _read(status: int, body: bytes, names: tuple[str, ...], refusals: Mapping[st
     try:
         answer = read_object(body)
         code = _code(answer, names)
-        transaction_id = cut(text(answer.get("TransactionId"), numbers=True))
     except Strange as strange:
         return replace(strange.unknown, askable=False)
     if code == SUCCESS:
-        return Succeeded(transaction_id)
+        return Succeeded(their_id(answer, "TransactionId"))
     if (why := refusals.get(code)) is not None:
         return Declined(why, code)
     told = f"status {code}" if code in LISTED else "an unknown status"
