@@ -222,8 +222,9 @@ async def test_a_person_who_was_overtaken_by_a_send_waits_for_it(api: Api, simul
     assert (await read(api, payment_id))["status"] == "TIMEOUT"
 
 
-async def test_what_the_provider_had_and_lost_is_not_declared_failed_within_a_day(
-    api: Api, simulator: Simulator
+@pytest.mark.parametrize("decision", ["successful", "failed"])
+async def test_what_the_provider_had_and_lost_a_person_decides_after_a_day(
+    api: Api, simulator: Simulator, decision: Decision
 ) -> None:
     await simulator.fault(kind="payer", decision="ignore")
     payment_id = (await api.pay()).json()["id"]
@@ -231,9 +232,10 @@ async def test_what_the_provider_had_and_lost_is_not_declared_failed_within_a_da
     await age(api.database, "1 hour")
     await check(api)
     with pytest.raises(Conflict, match="wait a day"):
-        await resolve(api, payment_id, "failed")
+        await resolve(api, payment_id, decision)
     await age(api.database, "23 hours")
-    await resolve(api, payment_id, "failed")
+    await resolve(api, payment_id, decision)
+    assert (await read(api, payment_id))["status"] == decision.upper()
 
 
 @pytest.mark.parametrize("account", ANOTHER_ACCOUNT)

@@ -169,10 +169,10 @@ def contradiction(  # noqa: PLR0911  # one return for each word that a provider 
                 if decision == "failed" or payment.told_paid
                 else "The provider says that it failed; that stands now."
             )
+        case NotKnown() if payment.accepted_at is not None:  # it has lost what it had: that speaks against neither
+            return None if is_old else "The provider had it and does not know it now: wait a day for its word."
         case NotKnown() if decision == "successful":
             return "The provider does not know it."
-        case NotKnown() if payment.accepted_at is not None:
-            return None if is_old else "The provider had it and does not know it now: wait a day for its word."
         case NotKnown():
             until = may_arrive_until(payment, firm=finding.firm)
             return None if now >= until else f"It may still arrive at the provider: decide after {until:%H:%M:%S} UTC."
