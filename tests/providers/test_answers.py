@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kobiri.domain.ids import ProviderReference
-from kobiri.domain.outcome import NotSent, Succeeded, Unknown
+from kobiri.domain.outcome import Declined, NotSent, Succeeded, Unknown
 from kobiri.providers.airtel import wire as airtel
 from kobiri.providers.answers import MAX_WORD, cut, own_word, unclear
+from kobiri.providers.base import CallbackWord
 from kobiri.providers.mtn import wire as mtn
 from kobiri.providers.pawapay import wire as pawapay
 from kobiri.providers.zamtel import wire as zamtel
@@ -90,7 +91,6 @@ def test_an_object_that_cannot_be_read_is_no_outage_whatever_stands_where(reader
         assert not (isinstance(said, Unknown) and said.outage), (name, said)
 
 
-AIRTELS_CALLBACK = {"transaction": {"id": HEX, "status_code": "TS"}}
 # Where a success names the provider's own number of the transaction: a reader, an answer, and the place.
 NUMBERED: dict[str, tuple[Read, dict[str, Any], tuple[str, ...]]] = {
     "mtn": (*READERS["mtn"], ("financialTransactionId",)),
@@ -102,7 +102,7 @@ NUMBERED: dict[str, tuple[Read, dict[str, Any], tuple[str, ...]]] = {
     "airtel-refund": (*READERS["airtel-refund"], ("data", "transaction", "airtel_money_id")),
     "airtel's callback": (
         lambda body: airtel.read_callback(body).finding,
-        AIRTELS_CALLBACK,
+        {"transaction": {"id": HEX, "status_code": "TS"}},
         ("transaction", "airtel_money_id"),
     ),
     "zamtel": (*READERS["zamtel"], ("TransactionId",)),
@@ -119,6 +119,33 @@ def test_a_success_whose_number_cannot_be_read_is_one_without_a_number(reader: s
     for odd in (False, True, {}, [], [["7"]], {"id": "7"}, "", " ", "\ud800", None):
         said = read(json.dumps(changed(told, path, odd)).encode())
         assert said == replace(numbered, provider_transaction_id=None), odd
+
+
+# A reader of callbacks, one about a failure, and where its word and its reason stand.
+CALLBACKS: dict[str, tuple[Callable[[bytes], CallbackWord], dict[str, Any], str, str]] = {
+    "mtn": (mtn.read_callback, MTN | {"status": "FAILED"}, "status", "reason"),
+    "pawapay": (pawapay.read_callback, PAWAPAY | {"status": "FAILED"}, "status", "failureReason"),
+    "airtel": (
+        lambda body: airtel.read_callback(b'{"transaction":' + body + b"}"),
+        {"id": HEX, "status_code": "TF"},
+        "status_code",
+        "code",
+    ),
+}
+
+
+@pytest.mark.parametrize("provider", CALLBACKS)
+def test_a_callback_about_our_payment_that_cannot_be_read_is_a_reason_to_ask(provider: str) -> None:
+    read, failed, word, reason = CALLBACKS[provider]
+    assert isinstance(read(json.dumps(failed).encode()).finding, Declined)
+    odd: list[tuple[str, Any]] = [(word, None), (word, ""), (word, " "), (word, 7), (word, {}), (word, {"id": "7"})]
+    no_texts: list[Any] = [False, ["7"], [[{}]]]
+    odd += [(place, value) for place in (word, reason) for value in no_texts]
+    for place, value in odd:
+        said = read(json.dumps(failed | {place: value}).encode())
+        assert said.reference == REFERENCE
+        assert isinstance(said.finding, Unknown), (place, value)
+        assert not said.finding.outage
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -166,12 +166,10 @@ def our_reference(answer: Object, name: str) -> ProviderReference:
 
 
 def verdict(read: Callable[[Object], T], answer: Object) -> T | Unknown:
-    """What `read` makes of a callback's status; Unknown for a word that is in no table. Raises Strange."""
+    """What `read` makes of a callback's status. Whose it is, is known: what cannot be read is a reason to ask."""
     try:
         return read(answer)
     except Strange as strange:
-        if not strange.unlisted:
-            raise
         return strange.unknown
 
 

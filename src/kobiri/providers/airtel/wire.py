@@ -48,6 +48,7 @@ from kobiri.providers.answers import (
     text,
     their_id,
     unclear,
+    verdict,
     without_mark,
 )
 from kobiri.providers.base import Authenticity, CallbackWord, Collection, Foreign, Payout, Unreadable
@@ -645,7 +646,6 @@ def read_callback(body: bytes) -> CallbackWord:
     """Read whose payment it is and what became of it; never an amount. Raises Foreign, Unreadable."""
     try:
         transaction = inner(read_object(body).get("transaction"))
-        word = _word(transaction.get("status_code"))
     except Strange as strange:
         raise Unreadable(f"This is no callback of Airtel's: {strange}.") from None
     reference = _reference(transaction)
@@ -653,18 +653,19 @@ def read_callback(body: bytes) -> CallbackWord:
         if transaction.get("id"):
             raise Foreign("This is no callback about a payment of ours: its id is not a reference of ours.")
         raise Unreadable("This is no callback of Airtel's: it names no id.")
-    if not word:
-        raise Unreadable("This is no callback of Airtel's: it has no status_code.")
-    return CallbackWord(reference, _callback_says(word, transaction, body), money=None, payer=None, direction=None)
+    finding = verdict(lambda told: _callback_says(told, body), transaction)
+    return CallbackWord(reference, finding, money=None, payer=None, direction=None)
 
 
-def _callback_says(word: str, transaction: Object, body: bytes) -> Accepted | Succeeded | Declined | Unknown:
-    """By the tables of the enquiry. What contradicts itself, and a word that nobody lists, is no verdict: README 8."""
+def _callback_says(transaction: Object, body: bytes) -> Accepted | Succeeded | Declined | Unknown:
+    """By the tables of the enquiry. Raises Strange.
+
+    What contradicts itself, and a word that nobody lists, is no verdict: README 8.
+    """
+    word = _word(transaction.get("status_code"))
     if word == "TA":  # ambiguous: Airtel's own word for "ask"
         return Accepted()
-    codes = readable(lambda told: _codes(told.get("code")), transaction)
-    if codes is None:
-        return Unknown("the code cannot be read", outage=False)
+    codes = _codes(transaction.get("code"))
     told = _Told(
         http_status=HTTPStatus.OK,
         word=word,
@@ -673,8 +674,8 @@ def _callback_says(word: str, transaction: Object, body: bytes) -> Accepted | Su
         transaction=transaction,
         body=body,
     )
-    verdict = None if told.has(NOT_FOUND) else _verdict(told, {**COLLECTION_REASONS, **PAYOUT_REASONS})
-    return verdict or told.unknown
+    outcome = None if told.has(NOT_FOUND) else _verdict(told, {**COLLECTION_REASONS, **PAYOUT_REASONS})
+    return outcome or told.unknown
 
 
 def _hash(key: bytes, content: bytes) -> bytes:

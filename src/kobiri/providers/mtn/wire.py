@@ -298,9 +298,9 @@ def read_callback(body: bytes) -> CallbackWord:
     try:
         answer = read_object(body)
         reference = our_reference(answer, "externalId")
-        word = verdict(_read_word, answer)
     except Strange as strange:
         raise Unreadable(f"This is no callback of MTN's: {strange}.") from None
+    word = verdict(_read_word, answer)
     money, payer = readable(_money, answer), readable(_named, answer)
     if isinstance(word, Succeeded):
         word = replace(word, money=money, payer=payer)

@@ -251,9 +251,9 @@ def read_callback(body: bytes) -> CallbackWord:
         data = read_object(body)
         kind = _kind_in(data)
         reference = our_reference(data, IDS[kind])
-        word = verdict(lambda told: _read_word(told, kind), data)
     except Strange as strange:
         raise Unreadable(f"This is no callback of pawaPay's: {strange}.") from None
+    word = verdict(lambda told: _read_word(told, kind), data)
     amount = readable(_money, data)
     wallet = readable(lambda told: _wallet(told, kind), data)
     if isinstance(word, Succeeded):
@@ -288,7 +288,7 @@ def read_configuration(status: int, body: bytes) -> str | None:
 def _kind_in(data: Object) -> Kind:
     """Tell by its id what a callback is about. A refund may name its deposit beside its own id."""
     for kind in ("refund", "payout", "collection"):
-        if IDS[kind] in data:
+        if data.get(IDS[kind]):
             return kind
     raise Strange("it names no depositId, payoutId or refundId")
 
