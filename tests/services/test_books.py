@@ -126,6 +126,18 @@ async def test_money_that_came_stays_in_the_books_when_its_provider_says_failed_
     assert (entry.why, entry.money) == (Why.MISMATCHED, NINE)
 
 
+async def test_other_money_that_came_stays_in_the_list_whatever_a_person_must_look_at(
+    db: Database, tenant_id: TenantId
+) -> None:
+    payment = await timed_out(db, tenant_id)
+    await outcomes.take_hint(db, payment, Succeeded(), payment.created_at, AUTHOR)
+    await hear(db, payment, Succeeded("X", NINE), Source.STATEMENT)
+    after = await hear(db, payment, Declined(FailureCode.PROVIDER_ERROR))
+    assert (after.status, after.review) == (Status.TIMEOUT, Review.CONTRADICTED)
+    [entry] = await books.waiting(db)
+    assert (entry.payment_id, entry.money, entry.booked) == (payment.id, NINE, False)
+
+
 @pytest.mark.parametrize("source", [Source.SEND, Source.CHECK, Source.CALLBACK])
 async def test_a_second_transaction_of_a_paid_payment_is_seen_once_and_not_booked(
     db: Database, database: TestDatabase, tenant_id: TenantId, source: Source

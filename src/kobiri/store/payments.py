@@ -430,7 +430,7 @@ async def list_reviews(tx: Tx, tenant_id: TenantId | None, limit: int) -> list[t
 
 LIST_MISMATCHED = f"""
 SELECT t.slug, {COLUMNS}, clock_timestamp() AS now FROM payments p JOIN tenants t ON t.id = p.tenant_id
-WHERE p.review = 'mismatched' AND p.received_minor IS NOT NULL AND p.status IN ('PENDING', 'TIMEOUT')
+WHERE p.review IS NOT NULL AND p.received_minor IS NOT NULL AND p.status IN ('PENDING', 'TIMEOUT')
 ORDER BY p.id LIMIT $1
 """  # noqa: S608  # the same
 
