@@ -673,11 +673,20 @@ async def test_a_refund_is_whole_and_once(sim: Airtel) -> None:
     done = await sim.refund(airtel_money_id)
     again = await sim.refund(airtel_money_id)
 
-    assert done.json["data"] == {"transaction": {"airtel_money_id": airtel_money_id, "status": "SUCCESS"}}
+    told = done.json["data"]["transaction"]
+    assert (told["status"], told["airtel_money_id"][:2]) == ("SUCCESS", "CI")
+    assert told["airtel_money_id"][2:] != airtel_money_id[2:], "it has a number of its own"
     assert done.code == "DP00800001006"
     assert (again.code, again.json["status"]["success"]) == ("DP00800001009", False)
     (movement,) = (await sim.books(f"?reference={airtel_money_id}"))["movements"]
     assert (movement["kind"], movement["charged"], movement["amount"]) == ("refund", 1, "10.5")
+
+
+async def test_a_refund_may_have_the_number_that_was_asked_with(sim: Airtel) -> None:
+    await sim.configure(refund_number="asked")
+    airtel_money_id = await sim.paid()
+    answer = (await sim.refund(airtel_money_id)).json
+    assert answer["data"] == {"transaction": {"airtel_money_id": airtel_money_id, "status": "SUCCESS"}}
 
 
 async def test_what_was_not_collected_is_not_refunded(sim: Airtel) -> None:

@@ -190,6 +190,7 @@ _STRANGE_OPTIONS: Final[Mapping[str, object]] = {
     "pending_as": "bare",
     "success_beside_ts": False,
     "success_beside_tf": True,
+    "refund_number": "asked",
     "duplicate_code": "1017",
     "id_hyphens": "refused",
     "callback_hash": "compact",
@@ -248,6 +249,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "paid and no success": Dialect({"success_beside_ts": False}),
     "failed and a success": Dialect({"success_beside_tf": True}),
     "refunded and no success": Dialect({"success_beside_refund": False}, unread=frozenset({"refund"})),
+    "a refund has the number that was asked with": Dialect({"refund_number": "asked"}),
     "a repeated payout is 1017": Dialect({"duplicate_code": "1017"}),
     "ids without hyphens": Dialect({"id_hyphens": "refused"}),
     "callbacks are hashed without spaces": Dialect({"callback_hash": "compact"}),
@@ -307,6 +309,7 @@ class AirtelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     success_beside_ts: bool = True
     success_beside_tf: bool = False
     success_beside_refund: bool = True
+    refund_number: Literal["own", "asked"] = "own"
     duplicate_code: Literal["1011", "1017"] = "1011"
     id_hyphens: Literal["accepted", "refused"] = "accepted"
     text_amounts: Literal["accepted", "refused"] = "refused"
@@ -673,9 +676,7 @@ class AirtelSimulator:
     def _settle(self, transaction: Transaction, verdict: Verdict) -> None:
         transaction.status, transaction.reason = verdict.status, verdict.reason
         if verdict.status in (TS, TF):
-            now = datetime.now(UTC).strftime("%y%m%d.%H%M")
-            prefix = "MP" if transaction.kind == "collection" else "CI"
-            number = f"{prefix}{now}.L{next(self._numbers):05d}"
+            number = self._number("MP" if transaction.kind == "collection" else "CI")
             transaction.receipt = number
             transaction.airtel_money_id = number if transaction.kind == "collection" else _of_payout(transaction.id)
         if verdict.status == TS and transaction.airtel_money_id is not None:
@@ -692,6 +693,10 @@ class AirtelSimulator:
         if self._options.now.callback_url is not None and verdict.status in FINAL:
             render = self._render(transaction, verdict.status)
             self._stage.announce(self._callback_cue(transaction), render, stale_status=TIP)
+
+    def _number(self, prefix: str) -> str:
+        """A transaction's number, as people see it."""
+        return f"{prefix}{datetime.now(UTC).strftime('%y%m%d.%H%M')}.L{next(self._numbers):05d}"
 
     # Refunds: whole, and once.
 
@@ -735,9 +740,11 @@ class AirtelSimulator:
         if first.status != TS:
             code = first.reason or "DP00800001009"
             return self._said(code, MESSAGES.get(code, code), result_code="ESB000011", success=False)
-        data = {"transaction": {"airtel_money_id": airtel_money_id, "status": "SUCCESS"}}
-        success = self._options.now.success_beside_refund
-        return self._said(self._of_success("DP00800001006"), "SUCCESS", success=success, data=data)
+        options = self._options.now
+        number = self._number("CI") if options.refund_number == "own" else airtel_money_id
+        data = {"transaction": {"airtel_money_id": number, "status": "SUCCESS"}}
+        in_progress = self._of_success("DP00800001006")
+        return self._said(in_progress, "SUCCESS", success=options.success_beside_refund, data=data)
 
     def _settle_refund(self, collection: Transaction, verdict: Verdict) -> None:
         if verdict.status != TS:
