@@ -17,10 +17,10 @@ SEND_DELAYS_S = (1, 2, 4, 8, 15)
 QUICK_DELAYS_S = (0.1, 0.2, 0.4)
 
 # About a final payment: only a hint, or a word of the provider against it, makes us ask at all.
-RECHECK_DELAYS_S = (60, 120, 300, 600, 1200, 3600)
+RECHECK_DELAYS_S = (60, 120, 300, 600, 1200, 3600, 3600, 3600, 6 * 3600, 24 * 3600)
 
 # About a road that was left unsent, of which somebody speaks.
-EARLIER_DELAYS_S = (10, 20, 30, 60, 120, 300, 600, 1800, 3600)
+EARLIER_DELAYS_S = (10, 20, 30, 60, 120, 300, 600, 1800, 3600, 3600, 3600, 6 * 3600, 24 * 3600)
 
 # A question that never left costs the provider nothing: it is due again soon, and still no storm on our side.
 UNASKED_S = 15

@@ -1311,7 +1311,7 @@ def test_a_question_without_a_firm_answer_stays_and_comes_to_a_person_in_the_end
         unasked = say(payment, Unknown("rest", asked=False), Source.CHECK, now).after
         assert (unasked.checks, unasked.review) == (payment.checks, payment.review)
     assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (timedelta(minutes=1), timedelta(hours=1))
+    assert (waits[0], waits[-1]) == (timedelta(minutes=1), timedelta(days=1))
     assert events == ["payment.review_needed"]
     assert payment.review is Review.UNRESOLVED
     seen_by_one = seen(payment, "we know")
