@@ -9,6 +9,7 @@ import pytest
 from typer.main import get_command
 
 from kobiri.cli import app
+from kobiri.providers.registry import BY_ID
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -46,6 +47,15 @@ def test_decisions_have_one_form() -> None:
         positions = [text.find(section) for section in SECTIONS]
         assert positions == sorted(positions), path.name
         assert -1 not in positions, path.name
+
+
+@pytest.mark.parametrize("provider", BY_ID)
+def test_what_an_operator_says_of_its_time_goes_into_its_deadline(provider: str) -> None:
+    """Not into the client's wait: each request of each shop would hang as long."""
+    page = (ROOT / "docs" / "providers" / f"going-live-{provider}.md").read_text()
+    rows = [row for row in page.splitlines() if f"`{provider.upper()}_TIMEOUT_SECONDS`" in row]
+    assert rows
+    assert all(f"| `{provider.upper()}_DEADLINE_SECONDS`" in row for row in rows)
 
 
 def test_shell_examples_are_shell() -> None:
