@@ -16,12 +16,13 @@ import httpx
 import pytest
 
 from kobiri import app as kobiri_app
+from kobiri.domain.errors import Busy
 from kobiri.domain.ids import new_provider_reference
 from kobiri.domain.outcome import Accepted
 from kobiri.providers.base import Callback, CallbackWord
 from kobiri.providers.mtn.adapter import MtnProvider
 from kobiri.services import callbacks as service
-from kobiri.services import checking, housekeeping
+from kobiri.services import checking, housekeeping, outcomes
 from kobiri.store import callbacks as store
 from tests.api.steps import (
     CALLBACKS,
@@ -315,6 +316,25 @@ async def test_signed_a_word_that_nobody_knows_settles_nothing(signed: Api, simu
     after = await read(signed, payment["id"])
     assert (after["status"], after["review"]) == ("PENDING", None)
     assert await kept(signed) == {"hint": 1}
+
+
+async def test_of_a_callback_that_comes_once_no_trouble_loses_the_word(
+    signed: Api, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its provider may post nothing again. What it says is done before it is kept, and asked for before that."""
+    whole, thin = await unpaid(signed, simulator), await unpaid(signed, simulator)
+
+    async def fails(*_: object, **__: object) -> None:
+        raise Busy("another was faster", retry_after_s=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "keep", fails)
+        problem(await post_callback(signed, callback(whole)), 503, "busy")
+    assert ((await read(signed, whole["id"]))["status"], await kept(signed)) == ("SUCCESSFUL", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(outcomes, "take_hint", fails)
+        problem(await post_callback(signed, callback(thin, amount=None)), 503, "busy")
+    assert ((await row(signed, thin))["hinted"], await kept(signed)) == (True, {"hint": 1})
 
 
 async def test_unsigned_ones_that_lie_do_no_harm(api: Api, simulator: Simulator) -> None:

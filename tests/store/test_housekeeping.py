@@ -129,6 +129,8 @@ async def test_nobody_fills_the_disk(
 
     rows = await database.fetch("SELECT body, times FROM callbacks ORDER BY body")
     assert [tuple(row) for row in rows] == [(b"0", 2), (b"1", 1), (b"2", 1)]
+    await keep(db, who, b"signed", "hint" if which else "refused", which)
+    assert await database.value("SELECT count(*) FROM callbacks") == 4, "there is room for what is signed"
 
 
 async def test_a_cap_for_strangers_leaves_room_for_what_is_genuine(

@@ -97,28 +97,31 @@ async def receive(
     tenant_id, payment_id = match.tenant_id, match.payment_id
     clear = word.money is not None and word.payer is not None and not isinstance(word.finding, Unknown)
     believed = signed and clear and (not match.earlier or isinstance(word.finding, Succeeded))
-    await _keep(gateway, provider, callback, "applied" if believed else "hint", tenant_id, payment_id)
     log.info("callback.received", provider=provider_id, tenant_id=tenant_id, payment_id=payment_id, believed=believed)
-    read = await _read(gateway, match)
-    if match.earlier:
-        await _take_of_earlier_road(gateway, road, read, word, author, signed=signed)
-        return True
-    if believed and _is_about(word, read.payment):
-        after = await outcomes.apply(gateway.db, read.payment, word.finding, Source.CALLBACK, read.now, author)
-        if not after.is_final:
-            await outcomes.look_soon(gateway.db, after)
-    else:
-        await _take_hint(gateway, read, word, author, signed=signed)
+    # What it says is done first: who dies between the two, and is told nothing again, has lost no word then.
+    try:
+        read = await _read(gateway, match)
+        if match.earlier:
+            await _take_of_earlier_road(gateway, road, read, word, author, signed=signed)
+        elif believed and _is_about(word, read.payment):
+            after = await outcomes.apply(gateway.db, read.payment, word.finding, Source.CALLBACK, read.now, author)
+            if not after.is_final:
+                await outcomes.look_soon(gateway.db, after)
+        else:
+            await _take_hint(gateway, read, word, author, signed=signed)
+    finally:
+        verdict: Verdict = "applied" if believed else "hint"
+        await _keep(gateway, provider, callback, verdict, tenant_id, payment_id, strays=not signed)
     return True
 
 
 async def _take_hint(gateway: Gateway, read: Read, word: CallbackWord, author: Author, *, signed: bool) -> None:
     """Ask soon about what a callback alone does not settle, and keep what it proves all the same."""
+    if not read.payment.is_final or says_otherwise(read.payment, word.finding):
+        await outcomes.look_soon(gateway.db, read.payment)
     if signed and _goes_its_way(word, read.payment):  # whatever it says, its provider knows the reference
         said = word.finding if _is_about(word, read.payment) else Accepted()
         await outcomes.take_hint(gateway.db, read.payment, said, read.now, author)
-    if not read.payment.is_final or says_otherwise(read.payment, word.finding):
-        await outcomes.look_soon(gateway.db, read.payment)
 
 
 async def _take_of_earlier_road(

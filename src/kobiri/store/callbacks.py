@@ -13,7 +13,7 @@ from kobiri.store.db import PLATFORM, Tx
 
 Verdict = Literal["applied", "hint", "unmatched", "refused"]
 
-KEPT_PER_PAYMENT = 50  # distinct bodies; a provider sends two or three
+KEPT_PER_PAYMENT, KEPT_SIGNED_PER_PAYMENT = 50, 100  # distinct bodies; a provider sends two or three
 # Without a payment, for each provider and verdict. What the platform's providers signed has room beside strangers'.
 KEPT_OF_STRANGERS, KEPT_SIGNED = 1_000, 10_000
 
@@ -52,7 +52,10 @@ async def keep(
 
     `strays`: it is a sample of so many that nobody signed. What a merchant's own account signs has its merchant's room.
     """
-    alone = KEPT_SIGNED if tenant_id == PLATFORM and not strays else KEPT_OF_STRANGERS
+    if payment_id:
+        most = KEPT_PER_PAYMENT if strays else KEPT_SIGNED_PER_PAYMENT
+    else:
+        most = KEPT_SIGNED if tenant_id == PLATFORM and not strays else KEPT_OF_STRANGERS
     await tx.execute(
         INSERT,
         tenant_id,
@@ -64,7 +67,7 @@ async def keep(
         json.dumps(dict(headers)),
         body,
         strays or 1,
-        KEPT_PER_PAYMENT if payment_id else alone,
+        most,
     )
 
 
