@@ -13,13 +13,14 @@ from kobiri.domain.ledger import Arrival, Why
 from kobiri.domain.money import Money
 from kobiri.domain.outcome import Accepted, Declined, FailureCode, Source, Succeeded, Unknown
 from kobiri.domain.payment import Payment, Review, Status, paid_twice
+from kobiri.domain.statement import Verdict
 from kobiri.services import outcomes, proposals, reviews
 from kobiri.services import suspense as books
 from kobiri.store.db import PLATFORM, Database
 from tests.api.steps import SECRET, age, callback, charged, check, gateway, ledger, post_callback, read, signature
 from tests.conftest import Api, ApiFactory, Simulator, TestDatabase
 from tests.services.test_reviews import ACTOR, WHY, lost_at_mtn, lost_at_zamtel
-from tests.services.test_statements import by_facts, reconcile
+from tests.services.test_statements import by_facts, line_of, reconcile
 from tests.store.builders import AUTHOR, get, insert, make_payment, make_tenant
 
 NINE, TEN = Money(900, "ZMW"), Money(1_000, "ZMW")
@@ -162,8 +163,67 @@ async def test_an_id_of_a_statement_or_a_person_may_be_of_another_kind(
 ) -> None:
     payment = await timed_out(db, tenant_id)
     await hear(db, payment, Succeeded("STATEMENT-1", TEN), settled_by)
-    for source in (Source.CHECK, Source.CALLBACK):
-        assert (await hear(db, payment, Succeeded("X", TEN), source)).review is None
+    for number in ("X", "STATEMENT-1"):
+        for source in (Source.CHECK, Source.CALLBACK):
+            after = await hear(db, payment, Succeeded(number, TEN), source)
+            assert (after.review, after.provider_transaction_id) == (None, "STATEMENT-1")
+    # What answers name is of one kind.
+    assert (await hear(db, payment, Succeeded("Y", TEN))).review is Review.CONTRADICTED
+
+
+@pytest.mark.parametrize("settled_by", Source)
+async def test_what_is_settled_without_a_number_learns_it_from_an_answer(
+    db: Database, database: TestDatabase, tenant_id: TenantId, settled_by: Source
+) -> None:
+    payment = await timed_out(db, tenant_id)
+    await hear(db, payment, Succeeded(None, TEN), settled_by)
+    for _ in range(2):
+        after = await hear(db, payment, Succeeded("A", TEN))
+        assert (after.provider_transaction_id, after.review) == ("A", None)
+    told = await database.fetch("SELECT data FROM events WHERE type = 'payment.transaction_told'")
+    assert [json.loads(row["data"]) for row in told] == [{"source": "check", "provider_transaction_id": "A"}]
+    found = await reconcile(db, [line_of(payment, their_id="STATEMENT-1")])
+    assert found.entries[0].verdict is Verdict.AGREED, "its number may be of another kind"
+    after = await hear(db, payment, Succeeded("B", TEN))
+    assert (after.provider_transaction_id, after.review) == ("A", Review.CONTRADICTED)
+    assert await suspense(database) == []
+
+
+@pytest.mark.parametrize("signed_hint", [False, True], ids=["answer", "hint"])
+async def test_the_number_of_another_payment_is_not_learnt(
+    db: Database, tenant_id: TenantId, signed_hint: bool
+) -> None:
+    first, payment = await timed_out(db, tenant_id), await timed_out(db, tenant_id)
+    await hear(db, first, Succeeded("X", TEN))
+    after = await hear(db, payment, Succeeded(None, TEN))
+    said = Succeeded("X", None if signed_hint else TEN)
+    for _ in range(2):
+        if signed_hint:
+            await outcomes.take_hint(db, after, said, payment.created_at, AUTHOR)
+        else:
+            await hear(db, payment, said)
+        after = (await get(db, payment)).payment
+        assert (after.provider_transaction_id, after.review) == (None, Review.CONTRADICTED)
+    await close_review(db, payment)
+    await outcomes.take_hint(db, (await get(db, payment)).payment, Succeeded("Y"), payment.created_at, AUTHOR)
+    after = (await get(db, payment)).payment
+    assert (after.provider_transaction_id, after.review) == ("Y", None)
+
+
+@pytest.mark.parametrize("said", [Succeeded("B", TEN), Accepted(receipt="B")], ids=["id", "receipt"])
+async def test_the_number_of_second_money_is_not_learnt(
+    db: Database, database: TestDatabase, tenant_id: TenantId, said: Succeeded | Accepted
+) -> None:
+    """Which of the two is the payment's own, nobody knows: the statement's other line would be a third money."""
+    payment = await timed_out(db, tenant_id)
+    await hear(db, payment, Succeeded(None, TEN))
+    lines = [line_of(payment, 2, their_id="A"), line_of(payment, 3, their_id="B")]
+    await reconcile(db, lines)
+    assert await suspense(database) == [1_000]
+    after = await hear(db, payment, said)
+    assert (after.provider_transaction_id, after.provider_receipt) == (None, None)
+    await reconcile(db, lines)
+    assert await suspense(database) == [1_000]
 
 
 # --- one transaction id, one payment --------------------------------------------------------------------------------

@@ -59,6 +59,8 @@ OUR_OWN_FAILURES = frozenset(
 ANSWERS = frozenset({Source.SEND, Source.CHECK, Source.CALLBACK})
 ANOTHER_TRANSACTION = "another transaction"
 AGAINST = frozenset({"payment.contradicted", "payment.mismatched"})  # events of words against a payment
+TRANSACTION_TOLD, RECEIPT_TOLD = "payment.transaction_told", "payment.receipt_told"
+LEARNT = frozenset({TRANSACTION_TOLD, RECEIPT_TOLD})  # events of numbers that did not settle the payment
 
 Mode = Literal["live", "test"]
 Kind = Literal["collection", "payout", "refund"]
@@ -189,7 +191,7 @@ def transition(
     `now` is the database's clock, `jitter` a random number from 0 to 1. `attempt` is the one whose answer this is
     (for Source.SEND; the payment may have gone on to another since).
     """
-    change = _with_receipt(payment, outcome, source, _transition(payment, outcome, source, now, jitter, attempt))
+    change = _with_numbers(payment, outcome, source, _transition(payment, outcome, source, now, jitter, attempt))
     return _doubts_anew(payment, change) if payment.doubts and _is_another_word(outcome) else change
 
 
@@ -218,19 +220,31 @@ def _transition(  # noqa: PLR0911  # one return for each word that a provider ma
             assert_never(outcome)
 
 
-def _with_receipt(payment: Payment, outcome: Outcome | Finding, source: Source, change: Change | None) -> Change | None:
-    """The change with the receipt that a provider's answer tells, if we have none: no later answer may repeat it."""
-    after = change.after if change else payment
-    told = outcome.receipt if isinstance(outcome, Accepted | Succeeded) and source in ANSWERS else None
-    if told is None or after.provider_receipt is not None or after.status in (Status.FAILED, Status.REVERSED):
+def _with_numbers(payment: Payment, outcome: Outcome | Finding, source: Source, change: Change | None) -> Change | None:
+    """The change with the numbers that a provider's answer tells, of those that we lack: no later one may repeat them.
+
+    What was settled without a transaction id learns it from a success that agrees.
+    """
+    after = change.after if change else replace(payment, version=payment.version + 1)
+    if source not in ANSWERS or after.status in (Status.FAILED, Status.REVERSED):
         return change
     if isinstance(outcome, Succeeded) and (
         not agrees(payment, outcome) or _another_transaction(payment, outcome, source) is not None
     ):
         return change
-    change = change or Change(replace(payment, version=payment.version + 1), keeps_schedule=True)
-    event = EventDraft("payment.receipt_told", {"source": source, "provider_receipt": told})
-    return replace(change, after=replace(change.after, provider_receipt=told), events=(*change.events, event))
+    events: tuple[EventDraft, ...] = ()
+    their_id = outcome.provider_transaction_id if isinstance(outcome, Succeeded) else None
+    if their_id not in (None, after.provider_receipt) and after.provider_transaction_id is None:
+        after = replace(after, provider_transaction_id=their_id)
+        events += (EventDraft(TRANSACTION_TOLD, {"source": source, "provider_transaction_id": their_id}),)
+    receipt = outcome.receipt if isinstance(outcome, Accepted | Succeeded) else None
+    if receipt is not None and after.provider_receipt is None:
+        after = replace(after, provider_receipt=receipt)
+        events += (EventDraft(RECEIPT_TOLD, {"source": source, "provider_receipt": receipt}),)
+    if not events:
+        return change
+    change = change or Change(after, keeps_schedule=True)
+    return replace(change, after=after, events=(*change.events, *events))
 
 
 class Step(StrEnum):
@@ -324,22 +338,56 @@ def unless_told(payment: Payment, change: Change, history: Sequence[EventDraft])
     None: it tells nothing new. What a person has seen stays seen, whoever repeats it.
     """
     told = {_gist(event) for event in history}
-    # A statement or a person may have settled it with an id of another kind.
-    settled = [event for event in history if event.type == "payment.succeeded"]
-    comparable = all(event.data["source"] in ANSWERS for event in settled)
-    news = tuple(
-        event for event in change.events
-        if event.type not in AGAINST
-        or (_gist(event) not in told and (comparable or event.data.get("provider_says") != ANOTHER_TRANSACTION))
-    )  # fmt: skip
+    compared = (_compared(payment, event, history) for event in change.events)
+    news = tuple(event for event in compared if event and not (event.type in AGAINST and _gist(event) in told))
     if news == change.events:
         return change
+    if payment.is_final and not any(event.type in AGAINST for event in news):
+        change = replace(change, after=replace(change.after, review=payment.review))
     after = change.after
     stands = (after.status, after.received, after.doubts) == (payment.status, payment.received, payment.doubts)
     stands = stands and change.movement is None and (payment.is_final or change.keeps_schedule)
     if news or not stands:
         return replace(change, events=news)
     return _end_question(payment) if change.after.next_run_at is None else None
+
+
+def _compared(payment: Payment, event: EventDraft, history: Sequence[EventDraft]) -> EventDraft | None:
+    """The event, where it tells of another transaction also when numbers of one kind alone are compared.
+
+    A statement or a person may have settled the payment with a number of another kind than answers name. The first
+    one that an answer names then contradicts nothing: it is learnt, as an event alone. None: there is nothing to tell.
+    """
+    if event.data.get("provider_says") != ANOTHER_TRANSACTION:
+        return event
+    of_answers = (
+        one.data["provider_transaction_id"]
+        for one in history
+        if one.type in ("payment.succeeded", TRANSACTION_TOLD) and one.data["source"] in ANSWERS
+    )
+    known = next((number for number in of_answers if number is not None), None)
+    named, receipt = event.data.get("provider_transaction_id"), event.data.get("provider_receipt")
+    is_answer = event.data["source"] in ANSWERS
+    if _is_another((known, payment.provider_receipt), (named, receipt) if is_answer else (None, named)):
+        return event
+    if known is None and named is not None and is_answer:
+        return EventDraft(TRANSACTION_TOLD, {"source": event.data["source"], "provider_transaction_id": named})
+    return None
+
+
+def unless_in_suspense(payment: Payment, change: Change, booked: Sequence[Arrival]) -> Change:
+    """The change without the numbers that it learns for a final payment, if it learns one of second money.
+
+    `booked`: what came about this payment. Which of the two moneys is the payment's own, the number does not tell.
+    """
+    learnt = {change.after.provider_transaction_id, change.after.provider_receipt} - {
+        payment.provider_transaction_id, payment.provider_receipt
+    }  # fmt: skip
+    if not learnt & {number for one in booked for number in (one.transaction_id, one.other_id)}:
+        return change
+    ours = (payment.provider_transaction_id, payment.provider_receipt)
+    after = replace(change.after, provider_transaction_id=ours[0], provider_receipt=ours[1])
+    return replace(change, after=after, events=tuple(event for event in change.events if event.type not in LEARNT))
 
 
 def _gist(event: EventDraft) -> tuple[object, ...]:
@@ -757,6 +805,7 @@ def hinted(payment: Payment, said: Accepted | Succeeded | Declined | Unknown, no
     match payment.status:
         case Status.SUCCESSFUL:
             change = _contradict(payment, said, Source.CALLBACK)
+            change = _with_numbers(payment, said, Source.CALLBACK, change)
         case Status.FAILED if isinstance(said, Succeeded):
             known = _deny(payment, now)
             after = replace(known.after if known else payment, told_paid=True, review=Review.CONTRADICTED)
@@ -902,10 +951,12 @@ def _another_transaction(payment: Payment, said: Succeeded, source: Source) -> s
     ours = (payment.provider_transaction_id, payment.provider_receipt)
     of_statement = (None, said.provider_transaction_id)  # a statement shows what people see
     theirs = of_statement if source is Source.STATEMENT else (said.provider_transaction_id, said.receipt)
-    is_another = any(
-        None not in (known, named) and named not in ours for known, named in zip(ours, theirs, strict=True)
-    )
-    return ANOTHER_TRANSACTION if source is not Source.PERSON and is_another else None
+    return ANOTHER_TRANSACTION if source is not Source.PERSON and _is_another(ours, theirs) else None
+
+
+def _is_another(ours: tuple[object, object], theirs: tuple[object, object]) -> bool:
+    """Whether one of the numbers named, an id and a receipt, is none of ours, where we know one of its kind."""
+    return any(None not in (known, named) and named not in ours for known, named in zip(ours, theirs, strict=True))
 
 
 def _contradicted(

@@ -15,6 +15,7 @@ from kobiri.domain.ledger import Arrival
 from kobiri.domain.outcome import Accepted, Declined, Finding, Outcome, Source, Succeeded, Unknown
 from kobiri.domain.payment import (
     AGAINST,
+    LEARNT,
     Change,
     EventDraft,
     Payment,
@@ -26,6 +27,7 @@ from kobiri.domain.payment import (
     resolved,
     transition,
     unless_booked,
+    unless_in_suspense,
     unless_told,
 )
 from kobiri.domain.payment import seen as close_review
@@ -83,7 +85,12 @@ async def take_hint(
     def decide(payment: Payment, now: datetime) -> Change | None:
         return hinted(payment, said, now)
 
-    after, _ = await _write(db, payment, decide, Source.CALLBACK, now, author, no_answer)
+    def decide_of_anothers(payment: Payment, now: datetime) -> Change | None:
+        assert isinstance(said, Succeeded), "nothing else names a transaction here"
+        change = anothers_money(payment, said, Source.CALLBACK, now, random.random())
+        return change and replace(change, keeps_schedule=True)
+
+    after, _ = await _write(db, payment, decide, Source.CALLBACK, now, author, no_answer, decide_of_anothers)
     return after
 
 
@@ -220,6 +227,9 @@ async def _unless_known(db: Database, payment: Payment, change: Change | None) -
     """What is booked or told already is a fact: it is not booked again, and is no news. Raises TransactionTaken."""
     if change is not None and change.movement is not None and change.movement.arrival is not None:
         return await _unless_booked(db, payment, change, change.movement.arrival)
+    if change is not None and payment.is_final and any(event.type in LEARNT for event in change.events):
+        async with db.tenant_transaction(payment.tenant_id) as tx:
+            change = unless_in_suspense(payment, change, await arrivals.of_payment(tx, payment.tenant_id, payment.id))
     if change is not None and any(event.type in AGAINST for event in change.events):
         async with db.tenant_transaction(payment.tenant_id) as tx:
             history = (await events.of_subjects(tx, payment.tenant_id, [payment.id]))[payment.id]

@@ -134,6 +134,7 @@ UNION ALL
 SELECT e.subject_id FROM unnest($1::uuid[], $2::text[]) AS wanted (tenant_id, subject_id)
 JOIN events e ON e.tenant_id = wanted.tenant_id AND e.subject_id = wanted.subject_id
 WHERE e.type = 'payment.succeeded' AND e.data->>'source' = 'statement'
+    AND e.data->>'provider_transaction_id' IS NOT NULL
 """
 
 ACCOUNT_OWNERS = """

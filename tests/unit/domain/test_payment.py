@@ -940,8 +940,8 @@ def test_a_first_answer_that_is_heard_late_still_tells_the_receipt(first: Findin
     ],
 )
 def test_an_answer_with_another_number_contradicts_what_is_settled(said: Succeeded, is_another: bool) -> None:
-    settled = say(order(), RECEIPTED, Source.SEND).after
-    change = tell(settled, Word(said, Source.CHECK, T0)).change
+    settled = say(order(), RECEIPTED, Source.SEND)
+    change = tell(settled.after, Word(said, Source.CHECK, T0), told=settled.events).change
     assert (change is not None) == is_another
     if change is not None:
         assert (change.after.provider_receipt, change.after.review) == ("R1", Review.CONTRADICTED)
@@ -1178,7 +1178,8 @@ DECLINED = Declined(FailureCode.PAYER_DECLINED, "REJECTED")
     ids=repr,
 )
 def test_only_a_firm_word_contradicts(source: Source, status: Status, outcome: Outcome | Finding) -> None:
-    change = tell(order(status=status, next_run_at=None), Word(outcome, source, EXPIRES)).change
+    payment = order(status=status, next_run_at=None, provider_transaction_id="TX1")
+    change = tell(payment, Word(outcome, source, EXPIRES)).change
     paid = status is Status.FAILED and isinstance(outcome, Succeeded)
     # A declined send may be a repeat's, whose first request moved the money.
     unpaid = status is Status.SUCCESSFUL and isinstance(outcome, Declined) and source is not Source.SEND
