@@ -21,6 +21,8 @@ from kobiri.domain.errors import KobiriError
 from kobiri.domain.money import LARGEST_MINOR, read_largest
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+# Of one call to a provider. The bound catches milliseconds: a lease lasts as long, and nobody asks before its end.
+CallSeconds = Annotated[float, Field(gt=0, le=600)]
 NOT_IN_A_DEMO = "kobiri demo calls nothing outside this machine, and has a database of its own; unset it, in .env too"
 
 AirtelPadding = Literal["pkcs1", "oaep-sha1", "oaep-sha256", "oaep-sha256-mgf1-sha1"]
@@ -58,7 +60,7 @@ class Settings(BaseSettings):
     api_processes: Annotated[int, Field(ge=1, le=64)] = 1
     api_max_requests: Annotated[int, Field(ge=1, le=100_000)] = 2_000
     worker_concurrency: Annotated[int, Field(ge=1, le=1_000)] = 50
-    shutdown_grace_seconds: Seconds = 15
+    shutdown_grace_seconds: CallSeconds = 15
 
     # Database: DATABASE_URL, or the parts, or (neither) the embedded PostgreSQL under KOBIRI_HOME
     database_url: SecretStr | None = None
@@ -95,8 +97,8 @@ class Settings(BaseSettings):
     mtn_payout_call: Literal["transfer", "deposit"] | None = None
     mtn_webhook_secret: SecretStr | None = None
     mtn_webhook_secret_previous: SecretStr | None = None
-    mtn_timeout_seconds: Seconds = 10
-    mtn_deadline_seconds: Seconds | None = None
+    mtn_timeout_seconds: CallSeconds = 10
+    mtn_deadline_seconds: CallSeconds | None = None
 
     # The operator: where new cases for a person are posted, signed by Standard Webhooks
     operator_webhook_url: SecretStr | None = None
@@ -113,8 +115,8 @@ class Settings(BaseSettings):
     zamtel_credential: SecretStr | None = None
     zamtel_webhook_secret: SecretStr | None = None
     zamtel_webhook_secret_previous: SecretStr | None = None
-    zamtel_timeout_seconds: Seconds = 5
-    zamtel_deadline_seconds: Seconds = 120
+    zamtel_timeout_seconds: CallSeconds = 5
+    zamtel_deadline_seconds: CallSeconds = 120
 
     # pawaPay: the platform's account, a second road to all Zambian networks
     pawapay_enabled: bool = True
@@ -126,8 +128,8 @@ class Settings(BaseSettings):
     pawapay_callback_public_key: str | None = None
     pawapay_webhook_secret: SecretStr | None = None
     pawapay_webhook_secret_previous: SecretStr | None = None
-    pawapay_timeout_seconds: Seconds = 5
-    pawapay_deadline_seconds: Seconds | None = None
+    pawapay_timeout_seconds: CallSeconds = 5
+    pawapay_deadline_seconds: CallSeconds | None = None
 
     # Airtel Money: the platform's account, in the same way.
     airtel_enabled: bool = True
@@ -149,8 +151,8 @@ class Settings(BaseSettings):
     airtel_callback_key: SecretStr | None = None
     airtel_webhook_secret: SecretStr | None = None
     airtel_webhook_secret_previous: SecretStr | None = None
-    airtel_timeout_seconds: Seconds = 8
-    airtel_deadline_seconds: Seconds | None = None
+    airtel_timeout_seconds: CallSeconds = 8
+    airtel_deadline_seconds: CallSeconds | None = None
 
     # Payments
     idempotency_required: bool = True

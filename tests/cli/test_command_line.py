@@ -13,6 +13,7 @@ import typer
 
 from kobiri import __version__
 from kobiri.cli import app, output
+from kobiri.providers.registry import BY_ID
 from tests.cli.conftest import Cli
 
 MakeCli = Callable[..., Cli]
@@ -86,6 +87,9 @@ BAD_SETTINGS: list[tuple[str, str, str]] = [
     ("MTN_TIMEOUT_SECONDS", "0", "greater"),
     ("MTN_TIMEOUT_SECONDS", "nan", "MTN_TIMEOUT_SECONDS"),
     ("MTN_TIMEOUT_SECONDS", "inf", "MTN_TIMEOUT_SECONDS"),
+    ("MTN_TIMEOUT_SECONDS", "8000", "600"),
+    *((f"{provider.upper()}_DEADLINE_SECONDS", "30000", "600") for provider in BY_ID),
+    ("SHUTDOWN_GRACE_SECONDS", "15000", "600"),
     ("LOG_LEVEL", "loud", "'debug'"),
     ("LOG_FORMAT", "xml", "'json'"),
     ("TRUSTED_PROXIES", "10.0.0.1/8", "host bits"),
