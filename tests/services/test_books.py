@@ -86,6 +86,37 @@ async def test_distinct_money_is_booked_distinctly(db: Database, database: TestD
     assert after.received == Money(2_900, "ZMW")
 
 
+@pytest.mark.parametrize("typed", [None, "X", "S"])
+@pytest.mark.parametrize("order", [(Source.CALLBACK, Source.STATEMENT), (Source.STATEMENT, Source.CALLBACK)])
+async def test_what_a_person_told_of_is_booked_once_whoever_tells_of_it_next(
+    db: Database, database: TestDatabase, tenant_id: TenantId, typed: str | None, order: tuple[Source, Source]
+) -> None:
+    payment = await timed_out(db, tenant_id)
+    word = Declined(FailureCode.AMOUNT_MISMATCH, arrived=Succeeded(typed, NINE, told_in="a person's word"))
+    await hear(db, payment, word, Source.PERSON)
+    ids = {Source.CALLBACK: "X", Source.STATEMENT: "S"}
+    for source in (*order, *order):
+        await hear(db, payment, Succeeded(ids[source], NINE), source)
+    assert await suspense(database) == [900]
+    [entry] = await books.waiting(db)
+    assert {entry.transaction_id, entry.other_id} == {"X", "S"}
+    assert entry.evidence == order[0], "the provider's word is better evidence than a person's"
+    for _ in range(2):
+        await hear(db, payment, Succeeded("Y", NINE), Source.CHECK)
+    assert await suspense(database) == [900, 900]
+
+
+@pytest.mark.parametrize("lines", [("X", "Y"), ("Y", "X")])
+async def test_a_second_charge_is_seen_where_statements_show_the_ids_of_the_api(
+    db: Database, database: TestDatabase, tenant_id: TenantId, lines: tuple[str, str]
+) -> None:
+    payment = await failed(db, tenant_id)
+    await hear(db, payment, Succeeded("X", TEN))
+    for line in (*lines, *lines):
+        await hear(db, payment, Succeeded(line, TEN), Source.STATEMENT)
+    assert await suspense(database) == [1_000, 1_000]
+
+
 async def test_of_the_same_money_told_by_two_at_once_one_is_booked(
     db: Database, database: TestDatabase, tenant_id: TenantId
 ) -> None:

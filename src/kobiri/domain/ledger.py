@@ -14,6 +14,8 @@ from kobiri.domain.outcome import Source, Succeeded
 AVAILABLE = "merchant_available"  # what the merchant may pay out
 SUSPENSE = "suspense"  # money that arrived against our earlier word; a person decides
 
+KINDS = 2  # of ids that one money has: the API's, and that of statements
+
 
 class Why(StrEnum):
     """Why money that arrived is not simply the payment's own."""
@@ -30,8 +32,8 @@ class Arrival:
     """Money that came in and waits in suspense. `account` is the fingerprint of the provider's account.
 
     `source` and `told_in` say who told of it, and where that stands. `other_id`: the id that the same money has where
-    ids are of another kind than the source's, such as the number in statements beside that of the API. `id` is the
-    row's; None: it is not booked yet.
+    ids are of another kind than the source's, such as the number in statements beside that of the API; the same id
+    where both show it. `id` is the row's; None: it is not booked yet.
     """
 
     provider: str
@@ -107,20 +109,24 @@ def booked_as(arrival: Arrival, booked: Iterable[Arrival]) -> Arrival | None:
 
 
 def learned(arrival: Arrival, booked: Arrival) -> Arrival | None:
-    """The booked money with the id by which this word knows it, so that no other money is taken for it.
+    """The booked money with the ids by which this word knows it, so that no other money is taken for it.
 
-    None: it teaches nothing. A person may have typed either kind of id, so theirs takes no place.
+    None: it teaches nothing. A person may have typed either kind of id, so theirs takes no place. The provider's word
+    takes the place of a person's, for it shows of which kind the person's id is.
     """
-    if arrival.source is Source.PERSON:
+    if arrival.source is Source.PERSON or not _ids(arrival):
         return None
-    is_of_its_kind = _kind(arrival.source) == _kind(booked.source)
-    if arrival.transaction_id not in {None, *_ids(booked)}:
-        if is_of_its_kind:
-            return replace(booked, transaction_id=arrival.transaction_id)
-        return replace(booked, other_id=arrival.transaction_id)
-    if is_of_its_kind and booked.other_id is None and arrival.other_id not in {None, *_ids(booked)}:
-        return replace(booked, other_id=arrival.other_id)
-    return None
+    if booked.source is Source.PERSON:
+        typed = next(iter(_ids(booked) - _ids(arrival)), None)
+        told = replace(booked, source=arrival.source, told_in=arrival.told_in)
+        if arrival.transaction_id is None:
+            return replace(told, transaction_id=typed, other_id=arrival.other_id)
+        return replace(told, transaction_id=arrival.transaction_id, other_id=arrival.other_id or typed)
+    own_id, other_id = (known or named for known, named in zip(_places(booked), _places(arrival), strict=True))
+    if booked.source is Source.STATEMENT:
+        own_id, other_id = other_id, own_id
+    after = replace(booked, transaction_id=own_id, other_id=other_id)
+    return None if after == booked else after
 
 
 def apart(arrival: Arrival, others: Iterable[Arrival]) -> Arrival:
@@ -134,15 +140,14 @@ def _is_same(told: Arrival, booked: Arrival) -> bool:
     """One transaction id is one arrival. Else the amount must tell: a statement has ids of a kind of its own.
 
     So another id of the same kind is other money, whatever else they share: of two payouts Airtel's id may be the same.
-    A person may have typed either kind.
+    A person may have typed either kind. A third id is other money too, for there are two kinds.
     """
-    if (told.provider, told.account) != (booked.provider, booked.account):
+    if (told.provider, told.account) != (booked.provider, booked.account) or len(_ids(told) | _ids(booked)) > KINDS:
         return False
-    for id_, kind in ((told.transaction_id, _kind(told.source)), (told.other_id, _kind(Source.STATEMENT))):
-        is_of_its_kind = kind == _kind(booked.source) != Source.PERSON
-        known = booked.transaction_id if is_of_its_kind else booked.other_id
-        if None not in (id_, known) and id_ not in _ids(booked) and known not in _ids(told):
-            return False
+    if Source.PERSON not in (told.source, booked.source):
+        for known, named in zip(_places(booked), _places(told), strict=True):
+            if None not in (known, named) and known not in _ids(told):
+                return False
     return bool(_ids(told) & _ids(booked)) or told.money == booked.money
 
 
@@ -150,9 +155,10 @@ def _ids(arrival: Arrival) -> set[str]:
     return {id_ for id_ in (arrival.transaction_id, arrival.other_id) if id_ is not None}
 
 
-def _kind(source: Source) -> str:
-    """What has ids of one kind: the API by whichever way, statements, and a person."""
-    return source if source in (Source.STATEMENT, Source.PERSON) else "api"
+def _places(arrival: Arrival) -> tuple[str | None, str | None]:
+    """The id that the API has for money, and that of statements. Of a person's word nobody knows which is which."""
+    ids = (arrival.transaction_id, arrival.other_id)
+    return ids[::-1] if arrival.source is Source.STATEMENT else ids
 
 
 def _move(reason: str, debited: str, credited: str, money: Money, arrival: Arrival | None = None) -> Movement:

@@ -245,7 +245,7 @@ async def _unless_booked(db: Database, payment: Payment, change: Change, told: A
             own = ledger.apart(told, [other for other in booked if other is not known])
             if known is None or (learned := ledger.learned(own, known)) is None:
                 return unless_booked(payment, change, booked)
-            await arrivals.learn(tx, payment.tenant_id, learned)  # unless another came first: what is read tells
+            await arrivals.learn(tx, payment.tenant_id, known, learned)  # unless another came first: what is read tells
             booked = await arrivals.of_payment(tx, payment.tenant_id, payment.id)
     raise Busy("Too many things happen to this payment at once.", retry_after_s=1)
 

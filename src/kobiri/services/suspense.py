@@ -96,7 +96,7 @@ def _booked(one: StoredArrival) -> Entry:
         provider_reference=one.provider_reference,
         money=arrival.money,
         transaction_id=arrival.transaction_id,
-        other_id=arrival.other_id,
+        other_id=None if arrival.other_id == arrival.transaction_id else arrival.other_id,
         evidence=f"{arrival.source}: {arrival.told_in}" if arrival.told_in else arrival.source,
         since=one.created_at,
         age_s=one.age_s,
@@ -139,7 +139,7 @@ async def book_unasked(
         known = ledger.booked_as(arrival, await arrivals.of_reference(tx, tenant_id, reference))
         if known is not None:
             if learned := ledger.learned(arrival, known):
-                await arrivals.learn(tx, tenant_id, learned)
+                await arrivals.learn(tx, tenant_id, known, learned)
             return False
         await arrivals.book_unasked(tx, tenant_id, mode, id_, reference, movement)
         facts = {"provider": arrival.provider, "provider_reference": reference, "told_in": arrival.told_in}

@@ -60,21 +60,31 @@ async def insert(tx: Tx, tenant_id: TenantId, id_: str, payment_id: PaymentId, a
     )
 
 
-# Fenced by the ids themselves: none is written over.
+# Fenced by the ids themselves: what another has taught meanwhile is not written over.
 LEARN = """
-UPDATE arrivals SET transaction_id = $3, other_id = $4
-WHERE tenant_id = $1 AND id = $2 AND (transaction_id IS NULL OR transaction_id = $3)
-    AND (other_id IS NULL OR other_id = $4)
+UPDATE arrivals SET source = $5, told_in = $6, transaction_id = $7, other_id = $8
+WHERE tenant_id = $1 AND id = $2
+    AND transaction_id IS NOT DISTINCT FROM $3::text AND other_id IS NOT DISTINCT FROM $4::text
 """
 
 
-async def learn(tx: Tx, tenant_id: TenantId, arrival: Arrival) -> None:
-    """Keep the ids by which money is known. Nothing is written where others stand there by now.
+async def learn(tx: Tx, tenant_id: TenantId, known: Arrival, learned: Arrival) -> None:
+    """Keep the ids by which money is known, and who told of them. Nothing is written where others stand by now.
 
     Raises TransactionTaken.
     """
     with refusing_taken():
-        await tx.execute(LEARN, tenant_id, arrival.id, arrival.transaction_id, arrival.other_id)
+        await tx.execute(
+            LEARN,
+            tenant_id,
+            known.id,
+            known.transaction_id,
+            known.other_id,
+            learned.source,
+            learned.told_in,
+            learned.transaction_id,
+            learned.other_id,
+        )
 
 
 # Fenced by `cleared_at`: of two persons one decides.
