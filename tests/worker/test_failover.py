@@ -19,13 +19,14 @@ from kobiri.domain.outcome import Accepted, Declined, Doubtful, FailureCode, Fin
 from kobiri.providers import registry
 from kobiri.providers.base import Account, ProviderSpec
 from kobiri.providers.mtn.adapter import SPEC, MtnProvider
-from kobiri.services import checking
+from kobiri.services import callbacks, checking
 from kobiri.services.roads import Road
 from kobiri.services.routing import REMEMBER_S, Roads
 from kobiri.simulator import app as simulator_app
 from kobiri.simulator.stage import SimulatorSettings
 from kobiri.store import attempts, switches
 from kobiri.store.attempts import EarlierRoad
+from kobiri.store.payments import Match, Read
 from kobiri.worker import loop, tasks
 from tests.api.steps import (
     SECRET,
@@ -447,6 +448,32 @@ async def test_a_provider_is_not_heard_about_a_reference_of_another_one(two: Two
 
 async def at_rest(two: Two) -> bool:
     return gateway(two.api).calls.running == 0
+
+
+@pytest.mark.parametrize("when", ["before it was read", "before it was written"])
+async def test_a_callback_for_a_road_that_is_left_meanwhile_is_none_about_the_next(
+    two: Two, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    payment, old = await rerouted_and_waiting(two)
+    real_match, real_read = callbacks._match, callbacks._read
+
+    async def matched_before(*args: Any) -> Match | None:
+        match = await real_match(*args)
+        return match and replace(match, earlier=False)
+
+    async def read_before(*args: Any) -> Read:
+        read = await real_read(*args)
+        return replace(read, payment=replace(read.payment, provider_reference=old["provider_reference"], version=0))
+
+    monkeypatch.setattr(callbacks, "_match", matched_before)
+    if when == "before it was written":
+        monkeypatch.setattr(callbacks, "_read", read_before)
+    for body in (callback(old), callback(old, amount=None)):
+        answer = await post_callback(two.api, body)
+        assert answer.status_code == (200 if when == "before it was read" else 503)
+    row = await two.row()
+    assert (row["status"], row["told_paid"]) == ("PENDING", False)
+    assert "provider:second" not in await ledger(two.api, payment["id"])
 
 
 @UNSIGNED

@@ -811,6 +811,8 @@ def hinted(payment: Payment, said: Accepted | Succeeded | Declined | Unknown, no
             after = replace(known.after if known else payment, told_paid=True, review=Review.CONTRADICTED)
             against = _against(payment, "successful", Source.CALLBACK, said)
             change = Change(replace(after, version=payment.version + 1), (against,))
+        case Status.FAILED if not isinstance(said, Declined):
+            change = _deny(payment, now)
         case Status.PENDING | Status.TIMEOUT:
             change = _known(payment, now, told_paid=isinstance(said, Succeeded))
         case _:

@@ -95,15 +95,18 @@ async def receive(
         await _unmatched(gateway, refusals, road, callback, word, author, owner, signed=signed)
         return signed
     tenant_id, payment_id = match.tenant_id, match.payment_id
+    read = await _read(gateway, match)
+    earlier = match.earlier or word.reference != read.payment.provider_reference  # it may be left by now
     clear = word.money is not None and word.payer is not None and not isinstance(word.finding, Unknown)
-    believed = signed and clear and (not match.earlier or isinstance(word.finding, Succeeded))
+    believed = signed and clear and (not earlier or isinstance(word.finding, Succeeded))
     log.info("callback.received", provider=provider_id, tenant_id=tenant_id, payment_id=payment_id, believed=believed)
     # What it says is done first: who dies between the two, and is told nothing again, has lost no word then.
     try:
-        read = await _read(gateway, match)
-        if match.earlier:
+        if earlier:
             await _take_of_earlier_road(gateway, road, read, word, author, signed=signed)
         elif believed and _is_about(word, read.payment):
+            if read.payment.is_final and says_otherwise(read.payment, word.finding):
+                await outcomes.look_soon(gateway.db, read.payment)
             after = await outcomes.apply(gateway.db, read.payment, word.finding, Source.CALLBACK, read.now, author)
             if not after.is_final:
                 await outcomes.look_soon(gateway.db, after)

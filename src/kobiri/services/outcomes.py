@@ -60,9 +60,11 @@ async def apply(
     Fenced by `version`: when another writer came first, the payment is read again and decided again. `answer` builds
     what the client is told from the payment that is written, and is stored with it. Raises Busy, DatabaseUnavailable.
     """
-    attempt = payment.attempt
+    attempt, reference = payment.attempt, payment.provider_reference
 
     def decide(payment: Payment, now: datetime) -> Change | None:
+        if source is Source.CALLBACK:
+            _still_by(payment, reference)
         return transition(payment, outcome, source, now, random.random(), attempt=attempt)
 
     def decide_of_anothers(payment: Payment, now: datetime) -> Change | None:
@@ -81,8 +83,10 @@ async def take_hint(
     db: Database, payment: Payment, said: Accepted | Succeeded | Declined | Unknown, now: datetime, author: Author
 ) -> Payment:
     """Keep what a genuine callback, which settles nothing, proves all the same. Raises Busy, DatabaseUnavailable."""
+    reference = payment.provider_reference
 
     def decide(payment: Payment, now: datetime) -> Change | None:
+        _still_by(payment, reference)
         return hinted(payment, said, now)
 
     def decide_of_anothers(payment: Payment, now: datetime) -> Change | None:
@@ -92,6 +96,12 @@ async def take_hint(
 
     after, _ = await _write(db, payment, decide, Source.CALLBACK, now, author, no_answer, decide_of_anothers)
     return after
+
+
+def _still_by(payment: Payment, reference: ProviderReference) -> None:
+    """A word about a road that was left meanwhile is none about the next. Raises Busy: it may be told again."""
+    if payment.provider_reference != reference:
+        raise Busy("It goes by another road by now.", retry_after_s=1)
 
 
 async def look_soon(db: Database, payment: Payment) -> None:
