@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -119,6 +120,10 @@ def test_the_platforms_accounts_are_checked_by_the_same_command(cli: Cli, mtn: s
         assert any(told.startswith("HTTP ") for told in checked["facts"].values())
         told = cli.text("accounts", "check", "--platform", provider) + json.dumps(checked)
         assert not [name for name in secret & set(simulated) if simulated[name] in told]
+
+    wrong_pin = replace(cli, environment=cli.environment | {"AIRTEL_PIN": "12ab"})
+    code, sentence = wrong_pin.refusal("accounts", "check", "--platform", "airtel")
+    assert (code, sentence.split(" must ")[0]) == ("configuration", "AIRTEL_PIN:")
 
     cli.environment["AIRTEL_SIGN_KEY"] = "nonsense"
     cli.environment["AIRTEL_SIGN_MESSAGES"] = "on"

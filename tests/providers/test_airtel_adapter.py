@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import SecretStr
 
-from kobiri.config import Settings
+from kobiri.config import ConfigurationError, Settings
+from kobiri.domain.credential import wrong_with_pin
 from kobiri.domain.ids import ProviderReference, new_provider_reference
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
@@ -52,7 +53,7 @@ COLLECTION = Collection(REFERENCE, MONEY, PAYER, "airtel", "Order 7")
 PAYOUT = Payout(REFERENCE, MONEY, PAYER, "airtel", "Wages")
 REFUND = Refund(REFERENCE, MONEY, PAYER, "airtel", None, new_provider_reference(), "MP210603.1234.L06941")
 REQUESTS = (COLLECTION, PAYOUT, REFUND)
-CANARIES = ("canary-client", "canary-secret", "1357924680", "canary-callback", "canary-webhook", "canary-token")
+CANARIES = ("canary-client", "canary-secret", "13579246", "canary-callback", "canary-webhook", "canary-token")
 
 VALUES = {
     "client_id": "canary-client",
@@ -61,7 +62,7 @@ VALUES = {
     "collection_version": "v1",
     "payout_version": "v2",
     "refund_version": "v1",
-    "pin": "1357924680",
+    "pin": "13579246",
     "pin_padding": "pkcs1",
     "sign_messages": "off",
     "callback_key": "canary-callback",
@@ -263,7 +264,7 @@ async def test_a_payout_carries_the_pin_for_airtel_alone(airtel: Airtel, provide
     assert await send(provider, PAYOUT) == Succeeded("CI1")
     [(_, body)] = airtel.calls("/standard/v2/disbursements/")
     sealed = base64.b64decode(json.loads(body)["pin"])
-    assert private_key().decrypt(sealed, padding.PKCS1v15()) == b"1357924680"
+    assert private_key().decrypt(sealed, padding.PKCS1v15()) == b"13579246"
     [(headers, _)] = airtel.keys
     assert (headers["X-Country"], headers["X-Currency"]) == ("ZM", "ZMW")
 
@@ -600,7 +601,7 @@ def test_the_platforms_account_comes_from_the_environment() -> None:
     settings = Settings(
         airtel_client_id="canary-client",
         airtel_client_secret=SecretStr("canary-secret"),
-        airtel_pin=SecretStr("1357924680"),
+        airtel_pin=SecretStr("13579246"),
         airtel_base_url="https://openapi.airtel.co.zm",
         public_base_url="https://pay.example.com",
     )
@@ -613,7 +614,7 @@ def test_the_platforms_account_comes_from_the_environment() -> None:
     assert account.values == {
         "client_id": "canary-client",
         "client_secret": "canary-secret",
-        "pin": "1357924680",
+        "pin": "13579246",
         "country": "ZM",
         "collection_version": "v1",
         "payout_version": "v2",
@@ -624,12 +625,47 @@ def test_the_platforms_account_comes_from_the_environment() -> None:
     assert {f"airtel_{field.name}" for field in SPEC.fields} <= set(Settings.model_fields)
 
 
+NO_PINS = [
+    "12ab",
+    "\uff11\uff12\uff13\uff14",
+    "\u0661\u0662\u0663\u0664",
+    "123",
+    "123456789",
+    "12 34",
+    "-123",
+    "+1234",
+    "1234.0",
+]
+
+
+@pytest.mark.parametrize("pin", NO_PINS)
+async def test_what_can_be_no_pin_is_neither_taken_nor_sent(airtel: Airtel, pin: str) -> None:
+    """A few wrong PINs may block a wallet. An account that has such a one already goes on collecting."""
+    with pytest.raises(ConfigurationError, match=r"^AIRTEL_PIN: must be 4 to 8 digits") as refused:
+        registry.platform_account(Settings(airtel_pin=SecretStr(pin)), SPEC)
+    assert pin not in str(refused.value)
+    async with provider_at(airtel.url, pin=pin) as provider:
+        assert isinstance(await send(provider, PAYOUT), NotSent)
+        assert airtel.calls("/standard/v2/disbursements/") == []
+        assert await send(provider) == Accepted()
+        assert (await provider.check("collection", within_s=5)).trouble is None
+        for kind in (None, "payout"):
+            checked = await provider.check(kind, within_s=5)
+            assert (checked.trouble or "").startswith("pin must be 4 to 8 digits")
+            assert pin not in repr(checked)
+
+
+@pytest.mark.parametrize("pin", ["0000", "13579246"])
+def test_a_pin_is_four_to_eight_digits(pin: str) -> None:
+    assert wrong_with_pin(pin) is None
+
+
 async def test_an_older_environment_means_what_it_meant() -> None:
     """AIRTEL_PUBLIC_KEY and AIRTEL_PIN_PADDING served PIN and signature, and nothing was added to them."""
     settings = Settings(
         airtel_client_id="canary-client",
         airtel_client_secret=SecretStr("canary-secret"),
-        airtel_pin=SecretStr("1357924680"),
+        airtel_pin=SecretStr("13579246"),
         airtel_public_key=public_key(),
         airtel_pin_padding="oaep-sha1",
     )

@@ -185,6 +185,14 @@ async def test_credentials_that_are_refused_are_stored_nowhere(shop: Shop) -> No
         ({"webhook_secret": "canary-webhook-secret\n"}, "webhook_secret holds a line break"),
         ({"base_url": "https://proxy.momoapi.mtn.com", "unchecked": "it is not asked"}, "cannot serve test keys"),
         ({"mode": "live", "base_url": None, "unchecked": "it is not asked"}, "cannot serve live keys"),
+        (
+            {
+                "provider": "airtel",
+                "values": {"client_id": "c", "client_secret": "s", "pin": "12ab"},
+                "unchecked": "it is down",
+            },
+            "pin must be 4 to 8 digits",
+        ),
         ({"webhook_secret": "a"}, "webhook_secret must have at least 16 characters"),
         ({"base_url": "http://mtn.example.com"}, "must be https"),
         ({"base_url": "https://mtn.example.com/%50rod"}, "must be https"),

@@ -1,6 +1,10 @@
 """What may be a credential, or another text that a provider is sent: one rule, whoever gives it."""
 
+import re
+
 MIN_SIGNING_SECRET = 16  # characters; who guesses it settles payments that nobody paid
+
+PIN = re.compile(r"[0-9]{4,8}")  # int() and isdigit() take the digits of other scripts too
 
 PEM = "-----BEGIN "  # such a key has several lines
 
@@ -22,3 +26,8 @@ def wrong_with_signing_secret(text: str) -> str | None:
     """The same of a secret by which we believe what is signed."""
     short = f"must have at least {MIN_SIGNING_SECRET} characters; make one with: openssl rand -hex 32"
     return wrong_with(text) or (short if len(text) < MIN_SIGNING_SECRET else None)
+
+
+def wrong_with_pin(text: str) -> str | None:
+    """The same of a PIN. A few wrong ones may block a wallet."""
+    return wrong_with(text) or (None if PIN.fullmatch(text) else "must be 4 to 8 digits, each of 0 to 9")

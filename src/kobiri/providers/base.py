@@ -8,6 +8,7 @@ from typing import Literal, Protocol, TypeAlias, assert_never
 from urllib.parse import urlsplit
 
 from kobiri.domain.address import on_this_machine
+from kobiri.domain.credential import wrong_with
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.money import Money
 from kobiri.domain.msisdn import Msisdn
@@ -41,6 +42,8 @@ class Operation:
 class Field:
     """One thing that an account must know. `default` None: it must be given, unless it is `optional`.
 
+    `wrong` tells what is wrong with a value, as the end of a sentence that names it; None: nothing. It is asked before
+    a value is taken. What is stored already opens all the same.
     The platform's account takes it from the environment, under the provider's id and this name: MTN_TARGET_ENVIRONMENT.
     """
 
@@ -50,6 +53,7 @@ class Field:
     default: str | None = None
     optional: bool = False
     choices: tuple[str, ...] = ()
+    wrong: Callable[[str], str | None] = wrong_with
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,9 +48,12 @@ def simulated_values() -> dict[str, Mapping[str, str]]:
 def platform_account(settings: Settings, spec: ProviderSpec) -> Account | None:
     """The account of the environment, or None when something that it needs is not there.
 
-    Raises ConfigurationError: it would serve keys of a mode that its address cannot.
+    Raises ConfigurationError: a value has not its form, or it would serve keys of a mode that its address cannot.
     """
     values = {field.name: _text(getattr(settings, f"{spec.id}_{field.name}", None)) for field in spec.fields}
+    for field in spec.fields:
+        if (value := values[field.name]) is not None and (wrong := field.wrong(value)) is not None:
+            raise ConfigurationError(f"{spec.id.upper()}_{field.name.upper()}: {wrong}")
     secrets = (getattr(settings, f"{spec.id}_webhook_secret{end}", None) for end in ("", "_previous"))
     path = f"{settings.public_base_url}/api/v1/webhooks/{spec.id}" if settings.public_base_url else None
     base_url = getattr(settings, f"{spec.id}_base_url", None) or spec.base_url

@@ -13,7 +13,7 @@ import structlog
 
 from kobiri.domain import envelope
 from kobiri.domain.address import is_loopback
-from kobiri.domain.credential import wrong_with, wrong_with_signing_secret
+from kobiri.domain.credential import wrong_with_signing_secret
 from kobiri.domain.envelope import CannotOpen, MasterKeys
 from kobiri.domain.errors import Conflict, NotFound, Unprocessable
 from kobiri.domain.ids import AccountId, TenantId, new_id
@@ -248,18 +248,14 @@ def _check_wish(spec: ProviderSpec, wish: Wish) -> None:
             raise Unprocessable(f"{name} must be one of {', '.join(known.choices)}.")
         if given is not None and not 1 <= len(given) <= MAX_VALUE:
             raise Unprocessable(f"{name} must have 1 to {MAX_VALUE} characters.")
-        _check_text(name, given or "")
+        if given is not None and (wrong := known.wrong(given)) is not None:
+            raise Unprocessable(f"{name} {wrong}.")
     if wish.webhook_secret and (wrong := wrong_with_signing_secret(wish.webhook_secret)) is not None:
         raise Unprocessable(f"webhook_secret {wrong}.")
     if not 1 <= len(wish.name) <= MAX_NAME or not wish.name.isprintable():
         raise Unprocessable(f"The name must have 1 to {MAX_NAME} printable characters.")
     if wish.base_url is not None and not _is_safe_address(wish.base_url):
         raise Unprocessable("The base URL must be https, such as https://api.example.com, without a query.")
-
-
-def _check_text(name: str, given: str) -> None:
-    if (wrong := wrong_with(given)) is not None:
-        raise Unprocessable(f"{name} {wrong}.")
 
 
 def _is_safe_address(url: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, TypeVar, assert_never
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from kobiri import net
+from kobiri.domain.credential import wrong_with_pin
 from kobiri.domain.ids import ProviderReference
 from kobiri.domain.outcome import Declined, FailureCode, Finding, NotSent, Outcome, Unknown
 from kobiri.domain.payment import Kind
@@ -60,7 +61,13 @@ SPEC = ProviderSpec(
         Field("collection_version", "Version of the collection API", default="v1", choices=("v1", "v2")),
         Field("payout_version", "Version of the disbursement API", default="v2", choices=("v2", "v3")),
         Field("refund_version", "Version of the refund API", default="v1", choices=("v1", "v2")),
-        Field("pin", "PIN of the disbursement account; without it there are no payouts", secret=True, optional=True),
+        Field(
+            "pin",
+            "PIN of the disbursement account; without it there are no payouts",
+            secret=True,
+            optional=True,
+            wrong=wrong_with_pin,
+        ),
         Field("pin_key", "PIN: the key of the portal, base64; give it, else the fetched one serves", optional=True),
         Field("pin_padding", "PIN: RSA padding", default="pkcs1", choices=wire.PADDINGS),
         Field("sign_messages", "Message signing, as in the portal", default="off", choices=("off", "on")),
@@ -153,6 +160,8 @@ class AirtelProvider:
         pin = self._values.get("pin")
         if pin is None:
             return NotSent("this account has no PIN for payouts", outage=False)
+        if (wrong := wrong_with_pin(pin)) is not None:  # stored before its form was looked at
+            return NotSent(f"pin {wrong}", outage=False)
 
         def body(key: RSAPublicKey | None) -> bytes:
             assert key is not None, "an account with a PIN has a key"
@@ -275,7 +284,7 @@ class AirtelProvider:
     async def check(self, kind: Kind | None = None, *, within_s: float) -> Checked:
         """A fresh token proves client and secret; a key with room proves that PIN and signature can be written.
 
-        Only payouts need the PIN. That Airtel can read either is proved by a payment alone.
+        Only payouts need the PIN; its form is looked at. That Airtel can read either is proved by a payment alone.
         """
         ends_at = time.monotonic() + within_s
         self._said.clear()
@@ -283,8 +292,11 @@ class AirtelProvider:
         facts = {f"{kind}_version": self._values[f"{kind}_version"] for kind in SPEC.operations}
         bearer = await self._tokens.fresh(within_s)
         trouble = bearer.reason if isinstance(bearer, NotSent) else None
+        pin = self._values.get("pin", "") if "payout" in kinds else ""
+        if trouble is None and pin and (wrong := wrong_with_pin(pin)) is not None:
+            trouble = f"pin {wrong}"  # an account stored before this was looked at
         needed: dict[Use, int] = {
-            "pin": len(self._values.get("pin", "").encode()) if "payout" in kinds else 0,
+            "pin": len(pin.encode()),
             "sign": wire.SIGNING_SECRET_BYTES if any(map(self._signs, kinds)) else 0,
         }
         fetched = None
