@@ -19,6 +19,9 @@ DOCUMENTS = sorted(
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s#]+)(?:#[^)]*)?\)")
 CODE = re.compile(r"`([^`\n]+)`|^ *((?:make|kobiri|[A-Z_]+=\S* )[^\n]*)$", re.MULTILINE)
+FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+TABLE = re.compile(r"(?:^ *\|[^\n]*\n?){2,}", re.MULTILINE)
+BAR = re.compile(r"(?<!\\)\|")
 SECTIONS = ("## Context", "## Decision", "## Consequences", "## Alternatives")
 
 
@@ -47,6 +50,16 @@ def test_decisions_have_one_form() -> None:
         positions = [text.find(section) for section in SECTIONS]
         assert positions == sorted(positions), path.name
         assert -1 not in positions, path.name
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_all_rows_of_a_table_have_as_many_cells(path: Path) -> None:
+    """A bar parts cells in a code span too; only a backslash in front keeps it in its cell."""
+    for table in TABLE.findall(FENCED.sub("", path.read_text())):
+        rows = [row.strip() for row in table.splitlines()]
+        assert re.fullmatch(r"\|( *:?-+:? *\|)+", rows[1]), f"{path.name}: no head over {rows[0]}"
+        bars = len(BAR.findall(rows[0]))
+        assert not [row for row in rows if len(BAR.findall(row)) != bars or not row.endswith("|")], path.name
 
 
 @pytest.mark.parametrize("provider", BY_ID)
