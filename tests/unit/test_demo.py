@@ -16,7 +16,7 @@ from kobiri.providers import registry
 
 HERE, THERE = "http://127.0.0.1:9/x", "https://api.example.com"
 PROVIDERS = [entry.spec for entry in registry.PROVIDERS]
-VALUES = {"mode": "test", "country": "ZM", "currency": "ZMW", "target_environment": "mtnzambia"}
+VALUES = {"pin": "7394", "mode": "test", "country": "ZM", "currency": "ZMW", "target_environment": "mtnzambia"}
 
 Decide: TypeAlias = Callable[[Mapping[str, str], Mapping[str, str]], dict[str, str]]
 
