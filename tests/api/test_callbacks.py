@@ -335,6 +335,13 @@ async def test_of_a_callback_that_comes_once_no_trouble_loses_the_word(
         patch.setattr(outcomes, "take_hint", fails)
         problem(await post_callback(signed, callback(thin, amount=None)), 503, "busy")
     assert ((await row(signed, thin))["hinted"], await kept(signed)) == (True, {"hint": 1})
+    failed = await unpaid(signed, simulator)
+    await post_callback(signed, callback(failed, status="FAILED", reason="EXPIRED"))
+    assert (await row(signed, failed))["next_run_at"] is None
+    with monkeypatch.context() as patch:
+        patch.setattr(outcomes, "apply", fails)
+        problem(await post_callback(signed, callback(failed)), 503, "busy")
+    assert (await row(signed, failed))["next_run_at"], "it is asked about all the same"
 
 
 async def test_unsigned_ones_that_lie_do_no_harm(api: Api, simulator: Simulator) -> None:

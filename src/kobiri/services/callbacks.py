@@ -105,7 +105,7 @@ async def receive(
         if earlier:
             await _take_of_earlier_road(gateway, road, read, word, author, signed=signed)
         elif believed and _is_about(word, read.payment):
-            if read.payment.is_final and says_otherwise(read.payment, word.finding):
+            if says_otherwise(read.payment, word.finding):
                 await outcomes.look_soon(gateway.db, read.payment)
             after = await outcomes.apply(gateway.db, read.payment, word.finding, Source.CALLBACK, read.now, author)
             if not after.is_final:

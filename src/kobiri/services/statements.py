@@ -454,12 +454,9 @@ async def _settle(running: _Import, pair: _Pair) -> tuple[Entry, bool]:
                 after = await outcomes.apply(db, before, word, Source.STATEMENT, read.now, running.author)
             if verdict is Verdict.SETTLED and not after.is_final:
                 verdict = Verdict.DIFFERENT
-                failed = line.status == "failed"
-                why = (
-                    "their callback said that it was paid"
-                    if failed
-                    else "their transaction id belongs to another payment"
-                )
+                why = "their transaction id belongs to another payment"
+                if line.status == "failed":
+                    why = "their callback said that it was paid"
                 pair = replace(pair, detail=why)
     ours = _counterpart(after)
     entry = _entry(line, ours, verdict, running.slugs, _detail(pair, verdict))
