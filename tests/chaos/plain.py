@@ -19,15 +19,19 @@ OPEN = """
 SELECT id::text, status, review, provider, kind, provider_reference::text FROM payments
 WHERE status IN ('PENDING', 'TIMEOUT')
 """
+A_PERSONS = ("mismatched", "contradicted")
 ASK_WITHIN_S = 10.0
 
 
 def unsettled(payments: Sequence[Mapping[str, Any]], said: Mapping[str, Finding]) -> list[Broken]:
-    """The open payments about which their provider has a clear word. Another amount or payer is a person's, always."""
+    """The open payments about which their provider has a clear word.
+
+    Another amount or payer, and a "failed" against a callback's "paid", are a person's always.
+    """
     return [
         Broken(AN_ANSWER_SETTLES, payment["id"], f"{dict(payment)}, and asked in plain words: {said[payment['id']]}")
         for payment in payments
-        if isinstance(said[payment["id"]], Succeeded | Declined) and payment["review"] != "mismatched"
+        if isinstance(said[payment["id"]], Succeeded | Declined) and payment["review"] not in A_PERSONS
     ]
 
 

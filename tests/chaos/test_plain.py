@@ -28,4 +28,5 @@ def test_what_no_answer_settles_is_left_alone(said: Finding) -> None:
     none: list[Broken] = []
     assert unsettled([ROW], {"a": said}) == none
     assert unsettled([ROW | {"review": "mismatched"}], {"a": Succeeded("7")}) == none
+    assert unsettled([ROW | {"review": "contradicted"}], {"a": Declined(FailureCode.PAYER_DECLINED)}) == none
     assert unsettled([], {}) == none
