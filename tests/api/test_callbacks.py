@@ -380,6 +380,26 @@ async def test_a_failure_against_a_genuine_callback_that_says_paid_comes_to_a_pe
     assert (again.status_code == 409) == (first == "callback"), "the reference is free of what is failed alone"
 
 
+async def test_another_number_that_airtel_told_before_the_enquiry_comes_to_a_person(
+    make_api: ApiFactory, simulator: Simulator
+) -> None:
+    """Perhaps the payer paid twice: Airtel's callbacks tell of both, and its enquiry of one."""
+    api = await with_accounts(make_api, simulator, airtel_callback_key=SECRET)
+    await simulator.fault(provider=AIRTEL, kind="payer", decision="approve", prompt_ms=0, times=1)
+    payment = (await api.pay(payer="260971234567")).json()
+    for number in ("MP1", "MP1", "MP2"):
+        told = {"status_code": "TS", "id": payment["provider_reference"].replace("-", ""), "airtel_money_id": number}
+        assert (await post_to(api, AIRTEL, *by_hash(AIRTEL, told))).status_code == 200
+    await check(api)
+    paid = await read(api, payment["id"])
+    assert (paid["status"], paid["review"]) == ("SUCCESSFUL", "contradicted")
+    assert paid["provider_transaction_id"] == "MP1"
+    assert [event for event in await history(api, payment["id"]) if event != "payment.accepted"] == [
+        "payment.created", "payment.transaction_told", "payment.contradicted", "payment.succeeded",
+        "payment.contradicted",  # the enquiry's own number is a third one
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("amount", ["10.00", None], ids=["whole", "no amount"])
 async def test_a_genuine_word_about_money_that_goes_out_is_none_about_a_collection(
     signed: Api, simulator: Simulator, amount: str | None

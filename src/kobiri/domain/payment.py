@@ -423,29 +423,31 @@ def seen(payment: Payment, reason: str) -> Change | None:
 
 
 def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime, jitter: float) -> Change | None:
-    said_otherwise = _mismatch(payment, outcome) or _another_transaction(payment, outcome, source)
+    another = _another_transaction(payment, outcome, source)
+    # Where a genuine callback said "paid" too, both words agree on that: only a second charge is to be looked for.
+    said_otherwise = _mismatch(payment, outcome) or (None if payment.told_paid else another)
     if said_otherwise:
         received = outcome.money or payment.money
         return _quarantine(payment, said_otherwise, outcome, received, source, now, jitter)
     # A statement, or a person, names what people see: that is no other number.
     is_receipt = outcome.provider_transaction_id == payment.provider_receipt
-    their_id = None if is_receipt else outcome.provider_transaction_id
+    their_id = None if is_receipt or another else outcome.provider_transaction_id
     after = replace(
         payment,
         status=Status.SUCCESSFUL,
-        provider_transaction_id=their_id or payment.provider_transaction_id,
+        provider_transaction_id=payment.provider_transaction_id or their_id,
         received=None,
-        review=_review_after(payment, source),
+        review=Review.CONTRADICTED if another else _review_after(payment, source),
         completed_at=now,
         checks=0,
         next_run_at=None,
         lease_token=None,
         version=payment.version + 1,
     )
-    event = EventDraft(
-        "payment.succeeded", {"source": source, "provider_transaction_id": after.provider_transaction_id}
-    )
-    return Change(after, (event,), ledger.collected(payment.provider, payment.money))
+    their_id = their_id or after.provider_transaction_id
+    event = EventDraft("payment.succeeded", {"source": source, "provider_transaction_id": their_id})
+    against = (_against(payment, another, source, outcome),) if another else ()
+    return Change(after, (event, *against), ledger.collected(payment.provider, payment.money))
 
 
 def _decline(
@@ -815,6 +817,11 @@ def hinted(payment: Payment, said: Accepted | Succeeded | Declined | Unknown, no
             change = _deny(payment, now)
         case Status.PENDING | Status.TIMEOUT:
             change = _known(payment, now, told_paid=isinstance(said, Succeeded))
+            if isinstance(said, Succeeded) and (another := _another_transaction(payment, said, Source.CALLBACK)):
+                known = change or Change(payment)
+                after = replace(known.after, review=Review.CONTRADICTED, version=payment.version + 1)
+                change = Change(after, (*known.events, _against(payment, another, Source.CALLBACK, said)))
+            change = _with_numbers(payment, said, Source.CALLBACK, change)
         case _:
             change = None
     return change and replace(change, keeps_schedule=True)

@@ -1139,6 +1139,41 @@ def test_a_failure_against_a_genuine_callback_that_says_paid_is_a_contradiction(
     assert say(change.after, Succeeded("TX1", OURS), Source.CHECK).after.status is Status.SUCCESSFUL
 
 
+@pytest.mark.parametrize("told", [("A", "B"), ("A", "B", "B"), ("A", "A", "B")], ids=" ".join)
+@pytest.mark.parametrize("by_enquiry", [0, 1], ids=["callbacks alone", "the enquiry tells the last"])
+def test_another_number_before_the_success_is_seen_too(told: tuple[str, ...], by_enquiry: int) -> None:
+    """Perhaps the payer approved two prompts: each brings its own callback, and the enquiry knows one."""
+    payment, events = order(), tuple[EventDraft, ...]()
+    for number in told[: len(told) - by_enquiry]:
+        change = hinted(payment, Succeeded(number), EXPIRES)
+        change = change and unless_told(payment, change, events)
+        payment, events = (change.after, events + change.events) if change else (payment, events)
+    said = Succeeded(told[-1] if by_enquiry else "A", OURS)
+    settled = tell(payment, Word(said, Source.CHECK, T0), (), events).change
+    assert settled is not None
+    assert (settled.after.status, settled.after.review) == (Status.SUCCESSFUL, Review.CONTRADICTED)
+    assert settled.after.provider_transaction_id == "A", "the first one told"
+    against = [event for event in (*events, *settled.events) if event.type == "payment.contradicted"]
+    assert {event.data["provider_transaction_id"] for event in against} == {"B"}
+    assert settled.movement is not None, "the payment is paid, whatever the second number is"
+
+
+@pytest.mark.parametrize("number", ["TX1", None])
+@pytest.mark.parametrize("source", [Source.CHECK, Source.STATEMENT, Source.PERSON])
+def test_the_number_of_a_genuine_callback_is_kept_and_agrees(number: str | None, source: Source) -> None:
+    settled = say(told_by_callback(order()).after, Succeeded(number, OURS), source)
+    assert (settled.after.status, settled.after.review) == (Status.SUCCESSFUL, None)
+    assert settled.after.provider_transaction_id == "TX1"
+
+
+@pytest.mark.parametrize("source", [Source.STATEMENT, Source.PERSON])
+def test_what_people_see_may_be_another_number_than_a_callback_told(source: Source) -> None:
+    settled = say(told_by_callback(order()).after, Succeeded("SMS-1", OURS), source)
+    assert (settled.after.status, settled.after.review) == (Status.SUCCESSFUL, None)
+    assert settled.after.provider_transaction_id == "TX1", "that of answers, with which later ones are compared"
+    assert settled.events[0].data["provider_transaction_id"] == "SMS-1"
+
+
 @pytest.mark.parametrize("code", [FailureCode.PAYER_DECLINED, FailureCode.NOT_RECEIVED])
 def test_a_genuine_callback_that_says_paid_is_a_contradiction_of_a_failure_at_once(code: FailureCode) -> None:
     """Its provider may say "failed" again when it is asked: it has said both all the same."""
