@@ -74,6 +74,7 @@ async def everything(site: Site, crowd: Crowd, rest_within_s: float) -> tuple[li
     found += [Broken(EVERYONE_IS_TOLD, None, key) for key in sorted(set(crowd.untold))]
     wrong = await _broken_chain(site) and await _broken_chain(site)  # an event may come while it is read
     found += [Broken(CHAIN_VERIFIES, None, wrong)] if wrong else []
+    await plain.asked_again(site)
     await site.stop_workers()
     found += plain.unsettled(*await plain.ask(site))
     found += await _of_a_lying_world(site, crowd) if site.lying else broken(await look(site.stack, crowd.told))

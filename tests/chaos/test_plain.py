@@ -11,8 +11,13 @@ from tests.crash.invariants import Broken
 ROW: dict[str, Any] = {"id": "a", "status": "TIMEOUT", "review": None, "provider": "mtn"}
 
 
-@pytest.mark.parametrize("review", [None, "unresolved"])
-@pytest.mark.parametrize("said", [Succeeded("7"), Declined(FailureCode.PAYER_DECLINED)])
+@pytest.mark.parametrize(
+    ("said", "review"),
+    [
+        (Succeeded("7"), None), (Succeeded("7"), "unresolved"), (Succeeded("7"), "contradicted"),
+        (Declined(FailureCode.PAYER_DECLINED), None), (Declined(FailureCode.PAYER_DECLINED), "unresolved"),
+    ],
+)  # fmt: skip
 def test_a_clear_word_about_an_open_payment_is_found(said: Finding, review: str | None) -> None:
     [found] = unsettled([ROW | {"review": review}], {"a": said})
     assert (found.invariant, found.payment_id) == (AN_ANSWER_SETTLES, "a")

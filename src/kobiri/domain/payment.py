@@ -338,8 +338,10 @@ def unless_told(payment: Payment, change: Change, history: Sequence[EventDraft])
     None: it tells nothing new. What a person has seen stays seen, whoever repeats it.
     """
     told = {_gist(event) for event in history}
+    learns = change.after.provider_transaction_id != payment.provider_transaction_id
+    once = AGAINST if learns else AGAINST | {TRANSACTION_TOLD}
     compared = (_compared(payment, event, history) for event in change.events)
-    news = tuple(event for event in compared if event and not (event.type in AGAINST and _gist(event) in told))
+    news = tuple(event for event in compared if event and not (event.type in once and _gist(event) in told))
     if news == change.events:
         return change
     if payment.is_final and not any(event.type in AGAINST for event in news):
@@ -373,6 +375,37 @@ def _compared(payment: Payment, event: EventDraft, history: Sequence[EventDraft]
     if known is None and named is not None and is_answer:
         return EventDraft(TRANSACTION_TOLD, {"source": event.data["source"], "provider_transaction_id": named})
     return None
+
+
+def told_otherwise(payment: Payment, change: Change, history: Sequence[EventDraft]) -> Change:
+    """The change, against which numbers stand that genuine callbacks named before it, if any do.
+
+    Of a change that settles the payment, or brings its number. A statement or a person may name a number of another
+    kind: then the callbacks are compared with the first one alone.
+    """
+    after, known = change.after, {_gist(event) for event in history}
+    told = [
+        str(event.data["provider_transaction_id"])
+        for event in history
+        if event.type == TRANSACTION_TOLD and event.data["source"] == Source.CALLBACK
+    ]
+    sources = {
+        event.data["source"] for event in change.events if event.type == "payment.succeeded" or event.type in LEARNT
+    }
+    if after.status is not Status.SUCCESSFUL or not told or not sources:
+        return change
+    number = after.provider_transaction_id
+    is_of_their_kind = number in told or (number is not None and sources <= ANSWERS)
+    ours = {number if is_of_their_kind else told[0], after.provider_receipt}
+    against = tuple(
+        event
+        for other in dict.fromkeys(told)
+        if other not in ours
+        and _gist(event := _against(payment, ANOTHER_TRANSACTION, Source.CALLBACK, Succeeded(other))) not in known
+    )
+    if not against:
+        return change
+    return replace(change, after=replace(after, review=Review.CONTRADICTED), events=(*change.events, *against))
 
 
 def unless_in_suspense(payment: Payment, change: Change, booked: Sequence[Arrival]) -> Change:
@@ -423,31 +456,29 @@ def seen(payment: Payment, reason: str) -> Change | None:
 
 
 def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime, jitter: float) -> Change | None:
-    another = _another_transaction(payment, outcome, source)
-    # Where a genuine callback said "paid" too, both words agree on that: only a second charge is to be looked for.
-    said_otherwise = _mismatch(payment, outcome) or (None if payment.told_paid else another)
+    said_otherwise = _mismatch(payment, outcome) or _another_transaction(payment, outcome, source)
     if said_otherwise:
         received = outcome.money or payment.money
         return _quarantine(payment, said_otherwise, outcome, received, source, now, jitter)
     # A statement, or a person, names what people see: that is no other number.
     is_receipt = outcome.provider_transaction_id == payment.provider_receipt
-    their_id = None if is_receipt or another else outcome.provider_transaction_id
+    their_id = None if is_receipt else outcome.provider_transaction_id
     after = replace(
         payment,
         status=Status.SUCCESSFUL,
-        provider_transaction_id=payment.provider_transaction_id or their_id,
+        provider_transaction_id=their_id or payment.provider_transaction_id,
         received=None,
-        review=Review.CONTRADICTED if another else _review_after(payment, source),
+        review=_review_after(payment, source),
         completed_at=now,
         checks=0,
         next_run_at=None,
         lease_token=None,
         version=payment.version + 1,
     )
-    their_id = their_id or after.provider_transaction_id
-    event = EventDraft("payment.succeeded", {"source": source, "provider_transaction_id": their_id})
-    against = (_against(payment, another, source, outcome),) if another else ()
-    return Change(after, (event, *against), ledger.collected(payment.provider, payment.money))
+    event = EventDraft(
+        "payment.succeeded", {"source": source, "provider_transaction_id": after.provider_transaction_id}
+    )
+    return Change(after, (event,), ledger.collected(payment.provider, payment.money))
 
 
 def _decline(
@@ -816,25 +847,29 @@ def hinted(payment: Payment, said: Accepted | Succeeded | Declined | Unknown, no
         case Status.FAILED if not isinstance(said, Declined):
             change = _deny(payment, now)
         case Status.PENDING | Status.TIMEOUT:
-            change = _known(payment, now, told_paid=isinstance(said, Succeeded))
-            if isinstance(said, Succeeded) and (another := _another_transaction(payment, said, Source.CALLBACK)):
-                known = change or Change(payment)
-                after = replace(known.after, review=Review.CONTRADICTED, version=payment.version + 1)
-                change = Change(after, (*known.events, _against(payment, another, Source.CALLBACK, said)))
-            change = _with_numbers(payment, said, Source.CALLBACK, change)
+            change = _known(payment, now, said)
         case _:
             change = None
     return change and replace(change, keeps_schedule=True)
 
 
-def _known(payment: Payment, now: datetime, *, told_paid: bool) -> Change | None:
-    """The open payment as one that its provider speaks of."""
+def _known(payment: Payment, now: datetime, said: Accepted | Succeeded | Declined | Unknown) -> Change | None:
+    """The open payment as one that its provider speaks of.
+
+    A number that settles nothing is kept as an event alone: it may be another payment's.
+    """
+    told_paid = isinstance(said, Succeeded)
     after = replace(_acknowledged(payment, now), told_paid=payment.told_paid or told_paid)
     if not told_paid:  # two words of the provider's that contradict each other are no other word
         after = replace(after, doubts=payment.doubts, first_doubt_at=payment.first_doubt_at)
     facts = {"source": Source.CALLBACK, "provider_reference": payment.provider_reference}
-    events = (EventDraft("payment.accepted", facts),) if payment.accepted_at is None else ()
-    return None if after == payment else Change(replace(after, version=payment.version + 1), events)
+    events = [EventDraft("payment.accepted", facts)] if payment.accepted_at is None else []
+    if isinstance(said, Succeeded) and said.provider_transaction_id is not None:
+        numbers = {"source": Source.CALLBACK, "provider_transaction_id": said.provider_transaction_id}
+        events.append(EventDraft(TRANSACTION_TOLD, numbers))
+    if after == payment and not events:
+        return None
+    return Change(replace(after, version=payment.version + 1), tuple(events))
 
 
 def raises_doubt(payment: Payment, outcome: Outcome | Finding, source: Source) -> bool:

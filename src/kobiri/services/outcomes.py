@@ -16,6 +16,7 @@ from kobiri.domain.outcome import Accepted, Declined, Finding, Outcome, Source, 
 from kobiri.domain.payment import (
     AGAINST,
     LEARNT,
+    TRANSACTION_TOLD,
     Change,
     EventDraft,
     Payment,
@@ -25,6 +26,7 @@ from kobiri.domain.payment import (
     person_waits_until,
     raises_doubt,
     resolved,
+    told_otherwise,
     transition,
     unless_booked,
     unless_in_suspense,
@@ -240,11 +242,19 @@ async def _unless_known(db: Database, payment: Payment, change: Change | None) -
     if change is not None and payment.is_final and any(event.type in LEARNT for event in change.events):
         async with db.tenant_transaction(payment.tenant_id) as tx:
             change = unless_in_suspense(payment, change, await arrivals.of_payment(tx, payment.tenant_id, payment.id))
-    if change is not None and any(event.type in AGAINST for event in change.events):
+    if change is not None and _needs_history(payment, change):
         async with db.tenant_transaction(payment.tenant_id) as tx:
-            history = (await events.of_subjects(tx, payment.tenant_id, [payment.id]))[payment.id]
-        return unless_told(payment, change, [EventDraft(event.type, event.data) for event in history])
+            read = (await events.of_subjects(tx, payment.tenant_id, [payment.id]))[payment.id]
+        history = [EventDraft(event.type, event.data) for event in read]
+        change = unless_told(payment, change, history)
+        return change and told_otherwise(payment, change, history)
     return change
+
+
+def _needs_history(payment: Payment, change: Change) -> bool:
+    """Whether it says what may have been told before: the ordinary success does not."""
+    types = {event.type for event in change.events}
+    return bool(types & AGAINST or (TRANSACTION_TOLD in types and not payment.is_final)) or change.after.told_paid
 
 
 async def _unless_booked(db: Database, payment: Payment, change: Change, told: Arrival) -> Change | None:

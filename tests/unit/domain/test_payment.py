@@ -48,6 +48,7 @@ from kobiri.domain.payment import (
     says_otherwise,
     seen,
     sends_end,
+    told_otherwise,
     transition,
     unless_booked,
     unless_told,
@@ -1139,39 +1140,67 @@ def test_a_failure_against_a_genuine_callback_that_says_paid_is_a_contradiction(
     assert say(change.after, Succeeded("TX1", OURS), Source.CHECK).after.status is Status.SUCCESSFUL
 
 
-@pytest.mark.parametrize("told", [("A", "B"), ("A", "B", "B"), ("A", "A", "B")], ids=" ".join)
-@pytest.mark.parametrize("by_enquiry", [0, 1], ids=["callbacks alone", "the enquiry tells the last"])
-def test_another_number_before_the_success_is_seen_too(told: tuple[str, ...], by_enquiry: int) -> None:
-    """Perhaps the payer approved two prompts: each brings its own callback, and the enquiry knows one."""
+def heard(numbers: tuple[str, ...]) -> tuple[Payment, tuple[EventDraft, ...]]:
+    """An open payment of which genuine callbacks named these numbers, and its events."""
     payment, events = order(), tuple[EventDraft, ...]()
-    for number in told[: len(told) - by_enquiry]:
+    for number in numbers:
         change = hinted(payment, Succeeded(number), EXPIRES)
         change = change and unless_told(payment, change, events)
         payment, events = (change.after, events + change.events) if change else (payment, events)
-    said = Succeeded(told[-1] if by_enquiry else "A", OURS)
-    settled = tell(payment, Word(said, Source.CHECK, T0), (), events).change
-    assert settled is not None
-    assert (settled.after.status, settled.after.review) == (Status.SUCCESSFUL, Review.CONTRADICTED)
-    assert settled.after.provider_transaction_id == "A", "the first one told"
-    against = [event for event in (*events, *settled.events) if event.type == "payment.contradicted"]
-    assert {event.data["provider_transaction_id"] for event in against} == {"B"}
-    assert settled.movement is not None, "the payment is paid, whatever the second number is"
+    return payment, events
 
 
-@pytest.mark.parametrize("number", ["TX1", None])
-@pytest.mark.parametrize("source", [Source.CHECK, Source.STATEMENT, Source.PERSON])
-def test_the_number_of_a_genuine_callback_is_kept_and_agrees(number: str | None, source: Source) -> None:
-    settled = say(told_by_callback(order()).after, Succeeded(number, OURS), source)
-    assert (settled.after.status, settled.after.review) == (Status.SUCCESSFUL, None)
-    assert settled.after.provider_transaction_id == "TX1"
+def settle(payment: Payment, events: tuple[EventDraft, ...], number: str | None, source: Source) -> Change:
+    change = tell(payment, Word(Succeeded(number, OURS), source, T0), (), events).change
+    assert change is not None
+    assert change.movement is not None, "the payment is paid, whatever a second number is"
+    assert change.after.provider_transaction_id == number
+    return told_otherwise(payment, change, events)
 
 
-@pytest.mark.parametrize("source", [Source.STATEMENT, Source.PERSON])
-def test_what_people_see_may_be_another_number_than_a_callback_told(source: Source) -> None:
-    settled = say(told_by_callback(order()).after, Succeeded("SMS-1", OURS), source)
-    assert (settled.after.status, settled.after.review) == (Status.SUCCESSFUL, None)
-    assert settled.after.provider_transaction_id == "TX1", "that of answers, with which later ones are compared"
-    assert settled.events[0].data["provider_transaction_id"] == "SMS-1"
+@pytest.mark.parametrize(
+    ("numbers", "settled_by", "source", "others"),
+    [
+        (("A", "A"), "A", Source.CHECK, []),
+        (("A",), None, Source.CHECK, []),
+        (("A",), "B", Source.CHECK, ["A"]),
+        (("A", "B", "B"), "B", Source.CHECK, ["A"]),
+        (("A", "B"), "A", Source.CHECK, ["B"]),
+        (("A", "B"), "C", Source.CHECK, ["A", "B"]),
+        (("A", "B"), None, Source.CHECK, ["B"]),
+        # What people see may be a number of another kind.
+        (("A",), "SMS-1", Source.STATEMENT, []),
+        (("A",), "SMS-1", Source.PERSON, []),
+        (("A", "B"), "SMS-1", Source.STATEMENT, ["B"]),
+        (("A", "B"), "B", Source.PERSON, ["A"]),
+        (("A", "B"), None, Source.PERSON, ["B"]),
+    ],
+)
+def test_another_number_of_a_genuine_callback_before_the_success_is_seen(
+    numbers: tuple[str, ...], settled_by: str | None, source: Source, others: list[str]
+) -> None:
+    """Perhaps the payer approved two prompts: each brings its own callback, and the enquiry knows one."""
+    payment, events = heard(numbers)
+    told = [event.data["provider_transaction_id"] for event in events if event.type == "payment.transaction_told"]
+    assert told == list(dict.fromkeys(numbers)), "each once"
+    assert payment.provider_transaction_id is None, "it may be another payment's"
+    settled = settle(payment, events, settled_by, source)
+    assert settled.after.status is Status.SUCCESSFUL
+    assert settled.after.review is (Review.CONTRADICTED if others else None)
+    against = [event for event in settled.events if event.type == "payment.contradicted"]
+    assert [event.data["provider_transaction_id"] for event in against] == others
+    assert told_otherwise(payment, replace(settled, events=settled.events[:1]), events + settled.events).events == (
+        settled.events[0],
+    ), "told once"
+
+
+def test_a_number_that_comes_late_is_compared_with_those_of_callbacks() -> None:
+    payment, events = heard(("A",))
+    settled = settle(payment, events, None, Source.STATEMENT)
+    events += settled.events
+    late = tell(settled.after, Word(Succeeded("B", OURS), Source.CHECK, T0), (), events).change
+    assert late is not None
+    assert told_otherwise(settled.after, late, events).after.review is Review.CONTRADICTED
 
 
 @pytest.mark.parametrize("code", [FailureCode.PAYER_DECLINED, FailureCode.NOT_RECEIVED])

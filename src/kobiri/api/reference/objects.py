@@ -75,7 +75,7 @@ FIELDS: Mapping[str, Mapping[str, str | tuple[str, Schema]]] = {
         "network": ("Whose wallet it is.", NETWORK),
         "provider": "Which road was taken.",
         "provider_reference": ("The name under which the provider knows it.", UUID),
-        "provider_transaction_id": "The provider's own id, once it says that money moved.",
+        "provider_transaction_id": "The provider's own id, once money moved.",
         "provider_receipt": (
             "The number in the wallet's SMS and in the provider's statement, where it is another one than"
             " provider_transaction_id."
