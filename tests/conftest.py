@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
 import httpx
+import hypothesis
 import pytest
 from aiohttp import web
 from litestar import Litestar
@@ -40,6 +41,11 @@ for name in list(os.environ):  # a developer's own settings must not change what
     if name.lower() in Settings.model_fields:
         del os.environ[name]
 Settings.model_config["env_file"] = None
+
+
+# How long an example takes tells how busy the machine is.
+hypothesis.settings.register_profile("kobiri", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("kobiri")
 
 
 def pytest_collection_finish() -> None:

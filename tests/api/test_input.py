@@ -387,11 +387,7 @@ TOKENS = st.sampled_from(
         b"\x00", b"\xff", b"\xef\xbb\xbf", b'"x"', b"9" * 40,
     ]
 )  # fmt: skip
-FUZZ = settings(
-    deadline=None,
-    max_examples=75,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+FUZZ = settings(max_examples=75, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @given(body=st.one_of(st.binary(max_size=300), st.lists(TOKENS, max_size=40).map(b"".join)))

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 import aiohttp
 import pytest
 from aiohttp import web
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -833,7 +833,6 @@ async def test_any_bytes_are_read_or_refused_as_unreadable(entry: registry.Regis
         account_of(entry.spec, closed_port(), **simulator_of(entry.spec).SIGNED_VALUES),
     )
 
-    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.binary(max_size=200) | st.builds(lambda value: json.dumps(value).encode(), JSON))
     def reads(body: bytes) -> None:
         try:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kobiri.providers.base import Authenticity, Callback
@@ -208,21 +208,18 @@ def test_an_old_signature_is_a_hint_and_no_proof(later_s: float, signer: Signer,
 HEADER_TEXT = st.text(st.characters(max_codepoint=255)) | st.text()
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([*COVERED, "signature", "signature-input", "host"]), HEADER_TEXT)))
 def test_no_header_raises(headers: list[tuple[str, str]]) -> None:
     callback = Callback("POST", "pay.example.com", "/x", tuple(headers), BODY)
     assert verdict(callback) in (Authenticity.FORGED, UnknownKey())
 
 
-@settings(deadline=None)
 @given(st.text(), st.text(), st.text(), st.binary())
 def test_no_request_raises(method: str, authority: str, path: str, body: bytes) -> None:
     headers = Signer().callback().headers
     verdict(Callback(method, authority, path, headers, body))
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_no_damage_to_a_true_signature_is_believed(data: st.DataObject) -> None:
     callback = Signer().callback()

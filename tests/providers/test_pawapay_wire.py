@@ -7,7 +7,7 @@ import re
 from typing import Any, Literal, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kobiri.domain.ids import ProviderReference
@@ -113,7 +113,6 @@ def test_the_network_chooses_the_provider_and_not_the_number(network: str, provi
     assert written["payer"]["accountDetails"] == {"phoneNumber": PHONE, "provider": provider}
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10**15))
 def test_an_amount_is_exact_and_in_pawapays_form(minor: int) -> None:
     written = wire.amount(Money(minor, "ZMW"))
@@ -140,7 +139,6 @@ def test_a_message_is_short_and_plain_or_left_out(text: str | None, shown: str |
     assert wire.message(text) == shown
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_no_description_makes_a_message_that_is_refused(text: str) -> None:
     shown = wire.message(text)
@@ -258,7 +256,6 @@ def test_a_rejection_has_its_reason(code: str, ours: FailureCode) -> None:
     assert wire.read_create(200, initiation("REJECTED", code), REFERENCE) == Declined(ours, code)
 
 
-@settings(deadline=None)
 @given(st.integers(100, 599), st.binary() | st.builds(json.dumps, st.recursive(st.none() | st.text(), st.lists)))
 def test_no_answer_raises(status: int, body: bytes | str) -> None:
     raw = body if isinstance(body, bytes) else body.encode()
@@ -281,7 +278,6 @@ NAMES = ["depositId", "payoutId", "refundId", "status", "data", "failureReason",
 OBJECTS = st.dictionaries(st.sampled_from([*NAMES, "recipient", "providerTransactionId"]), VALUES)
 
 
-@settings(deadline=None)
 @given(OBJECTS, st.sampled_from(KINDS))
 def test_strange_answers_do_not_raise_and_leave_the_door_open(answer: dict[str, Any], kind: Kind) -> None:
     raw = json.dumps(answer).encode()

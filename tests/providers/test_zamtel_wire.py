@@ -4,7 +4,7 @@ import json
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kobiri.domain.ids import ProviderReference
@@ -181,7 +181,6 @@ ANSWERS = st.dictionaries(st.sampled_from(["status", "StatusCode", "TransactionI
 
 
 @pytest.mark.parametrize("kind", READERS)
-@settings(deadline=None)  # the first text ever drawn builds Hypothesis's table of characters, which takes a second
 @given(st.integers(100, 599), st.binary(max_size=200) | ANSWERS.map(lambda answer: json.dumps(answer).encode()))
 @example(200, b"[" * 100_000)
 @example(200, b'{"status":' + b"9" * 5_000 + b"}")

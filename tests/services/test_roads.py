@@ -8,7 +8,7 @@ from itertools import pairwise
 from time import monotonic
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kobiri.domain import breaker
@@ -144,7 +144,6 @@ async def test_repeats_come_after_a_tenth_two_tenths_and_four_tenths_of_a_second
 
 
 @given(st.integers(0, 10), st.floats(0, 1))
-@settings(deadline=None)
 def test_the_delay_of_a_repeat_spreads_around_the_table_which_has_an_end(repeats: int, jitter: float) -> None:
     delay_s = quick_delay_s(repeats, jitter)
     if repeats >= 3:

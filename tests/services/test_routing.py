@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kobiri.domain.breaker import IN_A_ROW, Trouble
@@ -180,7 +180,6 @@ SEEN = st.builds(
 
 
 @given(st.lists(SEEN, max_size=8))
-@settings(deadline=None)
 def test_the_open_roads_are_taken_in_order_and_all_others_that_reach_the_wallet_are_explained(
     drawn: list[Seen],
 ) -> None:

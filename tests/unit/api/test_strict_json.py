@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kobiri.api import strict_json
@@ -54,7 +54,6 @@ def test_the_size_has_a_limit() -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None)
 def test_junk_is_a_clear_refusal(body: bytes) -> None:
     with suppress(Malformed):
         decode(body, PaymentRequest)
@@ -68,7 +67,6 @@ JSON = st.recursive(
 
 
 @given(JSON)
-@settings(deadline=None)
 def test_what_is_plain_json_is_read_as_json_reads_it(value: Any) -> None:
     text = json.dumps({"it": value})
     try:
@@ -82,7 +80,6 @@ def test_what_is_plain_json_is_read_as_json_reads_it(value: Any) -> None:
 
 
 @given(st.sampled_from(sorted(BODY)), st.integers() | st.floats() | st.booleans() | st.none() | JSON)
-@settings(deadline=None)
 def test_any_value_in_any_field_is_an_order_or_a_refusal(name: str, value: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         with pytest.raises(MalformedJSON):
@@ -116,7 +113,6 @@ FIELDS: st.SearchStrategy[Any] = st.fixed_dictionaries(
 
 
 @given(FIELDS | JSON)
-@settings(deadline=None)
 def test_a_body_is_refused_where_it_has_faults_and_nowhere_else(body: Any) -> None:
     try:
         msgspec.convert(parse(json.dumps(body).encode()), PaymentRequest, dec_hook=strict_json._amount)
@@ -138,7 +134,6 @@ def test_a_body_is_refused_where_it_has_faults_and_nowhere_else(body: Any) -> No
 
 
 @given(FIELDS)
-@settings(deadline=None)
 def test_a_fault_points_at_what_is_wrong(body: dict[str, Any]) -> None:
     """Whoever mends what the pointers name, and nothing else, has a body without faults."""
     mended = dict(body)

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kobiri.domain.allowance import BUDGET_FULL, EARNED_PER_CALL, Pace, RetryBudget
@@ -10,7 +10,6 @@ NEARLY = 1e-6
 
 
 @given(st.lists(st.sampled_from(["call", "call", "call", "repeat"]), max_size=600))
-@settings(deadline=None)
 def test_repeats_are_a_tenth_of_the_calls_beside_what_a_rested_budget_holds(steps: list[str]) -> None:
     budget, calls, repeats = RetryBudget(), 0, 0
     for step in steps:
@@ -53,7 +52,6 @@ ASKED = st.lists(st.tuples(st.floats(0, 3), st.floats(0, 5)), max_size=200)
 
 
 @given(st.sampled_from([0.5, 1, 2, 10, 33]), ASKED)
-@settings(deadline=None)
 def test_no_second_has_more_calls_than_it_may_and_nobody_waits_longer_than_he_would(
     per_s: float, asked: list[tuple[float, float]]
 ) -> None:

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kobiri.domain import ledger
@@ -19,7 +19,6 @@ def arrived_unexpectedly(provider: str, money: Money) -> ledger.Movement:
 
 
 @given(st.sampled_from([collected, arrived_unexpectedly]), monies)
-@settings(deadline=None)
 def test_each_movement_sums_to_zero_in_its_currency(book: Booking, money: Money) -> None:
     postings = book("mtn", money).postings
     assert sum(p.minor for p in postings) == 0
@@ -149,7 +148,6 @@ NOBODY = "nobody"
     st.lists(st.tuples(st.integers(0, 1), st.sampled_from(TOLD_BY)), min_size=1, max_size=6),
     st.booleans(),
 )
-@settings(deadline=None)
 def test_one_money_is_booked_once_and_two_never_become_one(
     typed: str | None, said: list[tuple[int, tuple[Source, str | None]]], one_kind: bool
 ) -> None:

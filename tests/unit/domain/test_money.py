@@ -2,7 +2,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kobiri.domain.errors import CurrencyNotSupported, InvalidAmount, KobiriError
@@ -35,7 +35,6 @@ def test_exponents_are_the_ones_of_iso_4217() -> None:
 
 
 @given(monies)
-@settings(deadline=None)
 def test_money_survives_being_written_and_read(money: Money) -> None:
     assert Money.parse(str(money), money.currency) == money
     assert Money.read(str(money), money.currency) == money
@@ -76,7 +75,6 @@ def test_what_is_not_decimal_text_is_refused(read: Reader, text: str, currency: 
 
 
 @given(st.text() | st.text(alphabet="0123456789.+-eE_, \u0661\uff11"), currencies)
-@settings(deadline=None)
 def test_junk_is_refused_or_read_exactly(text: str, currency: str) -> None:
     for read in (Money.parse, Money.read):
         try:
@@ -105,14 +103,12 @@ def test_a_merchant_may_not_write_more_decimals_than_the_currency_has(currency: 
 
 
 @given(monies, st.integers(0, 15))
-@settings(deadline=None)
 def test_a_provider_may_write_more_zeros(money: Money, zeros: int) -> None:
     text = str(money) if "." in str(money) or not zeros else f"{money}."
     assert Money.read(text + "0" * zeros, money.currency) == money
 
 
 @given(monies, st.integers(0, 10), st.integers(1, 9))
-@settings(deadline=None)
 def test_a_provider_may_not_write_parts_of_a_minor_unit(money: Money, zeros: int, digit: int) -> None:
     text = str(money) if "." in str(money) else f"{money}."
     with pytest.raises(InvalidAmount):
@@ -120,7 +116,6 @@ def test_a_provider_may_not_write_parts_of_a_minor_unit(money: Money, zeros: int
 
 
 @given(st.text().filter(lambda text: text not in EXPONENTS), st.sampled_from(["1", "1.00", "NaN", ""]))
-@settings(deadline=None)
 def test_an_unknown_currency_is_refused_shortly(currency: str, text: str) -> None:
     for read in (Money.parse, Money.read):
         with pytest.raises(CurrencyNotSupported) as refused:

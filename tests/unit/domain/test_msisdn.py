@@ -2,7 +2,7 @@ import re
 
 import phonenumbers
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from phonenumbers import carrier
 
@@ -56,7 +56,6 @@ def test_every_usual_way_to_write_a_number_is_the_same_number(text: str) -> None
 
 
 @given(zambian, st.sampled_from(["+260", "260", "00260", "0"]), st.sampled_from(["", " ", "-", "."]))
-@settings(deadline=None)
 def test_forms_agree_for_every_zambian_number(national: str, prefix: str, between: str) -> None:
     number = Msisdn.parse(prefix + between + between.join(national))
     assert number == Msisdn(f"260{national}")
@@ -76,7 +75,6 @@ def test_only_mobile_prefixes_are_zambian_wallets(prefix: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "+", "00"])
 @given(zambian)
-@settings(deadline=None)
 def test_a_zambian_number_without_its_country_code_is_no_foreign_one(prefix: str, national: str) -> None:
     with pytest.raises(InvalidNumber):
         Msisdn.parse(prefix + national)
@@ -93,7 +91,6 @@ def test_a_foreign_number_has_ten_to_fifteen_digits(length: int) -> None:
 
 
 @given(foreign)
-@settings(deadline=None)
 def test_a_foreign_number_is_no_zambian_wallet(digits: str) -> None:
     number = Msisdn.parse(f"+{digits}")
     assert number.country == next((COUNTRIES[code] for code in COUNTRIES if digits.startswith(code)), None) != "ZM"
@@ -107,7 +104,6 @@ def test_no_calling_code_begins_another() -> None:
 
 
 @given(zambian, st.from_regex(r"[0-9]", fullmatch=True), st.integers(0, 9))
-@settings(deadline=None)
 def test_a_zambian_number_with_a_digit_too_many_is_nobodys(national: str, digit: str, place: int) -> None:
     slip = national[:place] + digit + national[place:]
     assume(slip[0] != "0")
@@ -123,7 +119,6 @@ UNSEEN = st.sampled_from(
 
 
 @given(st.sampled_from(["+260961234567", "0961234567", "00260961234567", "+254712345678"]), st.data())
-@settings(deadline=None)
 def test_what_nobody_sees_changes_no_number(written: str, data: st.DataObject) -> None:
     noise = data.draw(st.lists(st.text(UNSEEN, max_size=2), min_size=len(written), max_size=len(written)))
     noisy = "".join(unseen + shown for unseen, shown in zip(noise, written, strict=True)) + data.draw(UNSEEN)
@@ -131,7 +126,6 @@ def test_what_nobody_sees_changes_no_number(written: str, data: st.DataObject) -
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(alphabet="0123456789+ "))
-@settings(deadline=None)
 def test_no_digit_of_another_script_is_read_or_left_out(text: str, digits: str) -> None:
     try:
         number = Msisdn.parse(digits + text)
@@ -183,7 +177,6 @@ def test_a_refusal_says_what_was_understood(text: str, said: str) -> None:
 
 
 @given(junk)
-@settings(deadline=None)
 def test_junk_is_refused_or_becomes_ascii_digits(text: str) -> None:
     try:
         number = Msisdn.parse(text)
@@ -194,7 +187,6 @@ def test_junk_is_refused_or_becomes_ascii_digits(text: str) -> None:
 
 
 @given(numbers)
-@settings(deadline=None)
 def test_a_mask_shows_at_most_the_first_five_and_the_last_two(number: Msisdn) -> None:
     shown = number.masked
     assert len(shown) == len(number.digits)
@@ -203,7 +195,6 @@ def test_a_mask_shows_at_most_the_first_five_and_the_last_two(number: Msisdn) ->
 
 
 @given(junk)
-@settings(deadline=None)
 def test_a_mask_of_anything_hides_its_middle(text: str) -> None:
     shown = mask(text)
     assert len(shown) == len(text)
@@ -212,7 +203,6 @@ def test_a_mask_of_anything_hides_its_middle(text: str) -> None:
 
 
 @given(numbers)
-@settings(deadline=None)
 def test_a_number_in_a_log_line_is_masked(number: Msisdn) -> None:
     assert repr(number) == f"Msisdn({number.masked})"
     assert number.digits not in f"{number!r} {[number]} { ({'payer': number}) }"

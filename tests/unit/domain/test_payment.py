@@ -297,21 +297,17 @@ doubted_orders = st.builds(
 )
 all_orders = open_orders | closed_orders | doubted_orders
 
-quick = settings(deadline=None)
-
 
 # --- any order and any repetition of anything that anybody may say ------------------------------------------
 
 
 @given(all_orders, any_words)
-@quick
 def test_a_status_only_moves_forward(start: Payment, said: list[Word]) -> None:
     for moment in history(start, said):
         assert moment.after.status in MAY_BECOME[moment.before.status]
 
 
 @given(all_orders, any_words)
-@quick
 def test_the_order_itself_never_changes(start: Payment, said: list[Word]) -> None:
     for moment in history(start, said):
         for field in fields(Payment):
@@ -320,14 +316,12 @@ def test_the_order_itself_never_changes(start: Payment, said: list[Word]) -> Non
 
 
 @given(all_orders, any_words)
-@quick
 def test_each_change_raises_the_version_by_one(start: Payment, said: list[Word]) -> None:
     for moment in history(start, said):
         assert moment.after.version == moment.before.version + (moment.change is not None)
 
 
 @given(all_orders, any_words)
-@quick
 def test_money_is_booked_once_and_only_when_it_came(start: Payment, said: list[Word]) -> None:
     moments = history(start, said)
     movements = []
@@ -365,7 +359,6 @@ def test_money_is_booked_once_and_only_when_it_came(start: Payment, said: list[W
 
 
 @given(all_orders, any_words)
-@quick
 def test_each_fact_is_told_once(start: Payment, said: list[Word]) -> None:
     moments = history(start, said)
     told = event_types(moments)
@@ -388,7 +381,6 @@ def test_each_fact_is_told_once(start: Payment, said: list[Word]) -> None:
 
 
 @given(all_orders, any_words)
-@quick
 def test_an_open_payment_is_always_due_some_day_and_a_final_one_until_it_is_answered(
     start: Payment, said: list[Word]
 ) -> None:
@@ -415,7 +407,6 @@ def asks_on(moment: Moment) -> bool:
 
 
 @given(open_orders, words)
-@quick
 def test_a_worker_that_is_done_gives_its_lease_back_and_waits(start: Payment, word: Word) -> None:
     moment = tell(start, word)
     if word.source in (Source.SEND, Source.CHECK) and not moment.after.is_final:
@@ -429,7 +420,6 @@ def test_a_worker_that_is_done_gives_its_lease_back_and_waits(start: Payment, wo
 
 
 @given(open_orders, findings, st.sampled_from([Source.CALLBACK, Source.STATEMENT, Source.PERSON]), moments_in_time)
-@quick
 def test_who_comes_unasked_does_not_move_the_schedule(
     start: Payment, finding: Finding, source: Source, now: datetime
 ) -> None:
@@ -441,7 +431,6 @@ def test_who_comes_unasked_does_not_move_the_schedule(
 
 
 @given(all_orders, any_words)
-@quick
 def test_events_carry_no_personal_data(start: Payment, said: list[Word]) -> None:
     for moment in history(start, said):
         for event in (created(start, "prefix", ()), *(moment.change.events if moment.change else ())):
@@ -451,7 +440,6 @@ def test_events_carry_no_personal_data(start: Payment, said: list[Word]) -> None
 
 
 @given(all_orders, any_words)
-@quick
 def test_a_repeated_final_word_changes_nothing(start: Payment, said: list[Word]) -> None:
     for moment in history(start, said):
         has_just_opened = not moment.before.is_final and moment.after.next_run_at is not None  # the question
@@ -463,7 +451,6 @@ def test_a_repeated_final_word_changes_nothing(start: Payment, said: list[Word])
 
 
 @given(open_orders, st.lists(words_of_findings, max_size=16))
-@quick
 def test_not_received_needs_two_firm_ones_or_three_soft_ones_well_after_the_last_send(
     start: Payment, said: list[Word]
 ) -> None:
@@ -492,7 +479,6 @@ def test_not_received_needs_two_firm_ones_or_three_soft_ones_well_after_the_last
 
 
 @given(open_orders, any_words)
-@quick
 def test_every_failure_has_its_word(start: Payment, said: list[Word]) -> None:
     for moment in history(start, said):
         if moment.became is not Status.FAILED:
@@ -518,7 +504,6 @@ def test_every_failure_has_its_word(start: Payment, said: list[Word]) -> None:
 
 
 @given(open_orders, unknowns | st.just(Accepted()), sources, moments_in_time)
-@quick
 def test_neither_silence_nor_time_fails_a_payment(
     start: Payment, outcome: Outcome, source: Source, now: datetime
 ) -> None:
@@ -529,7 +514,6 @@ def test_neither_silence_nor_time_fails_a_payment(
 
 
 @given(open_orders, not_ours, sources, moments_in_time)
-@quick
 def test_a_success_that_is_not_ours_settles_nothing(
     start: Payment, success: Succeeded, source: Source, now: datetime
 ) -> None:
@@ -551,7 +535,6 @@ NOT_SENT = NotSent("no connection")
 
 
 @given(st.lists(st.one_of(words, st.none()), max_size=24))
-@quick
 def test_surely_unsent_means_that_each_attempt_said_so(said: list[Word | None]) -> None:
     payment, not_sent = order(attempt=0), set[int]()
     for word in said:
@@ -566,7 +549,6 @@ def test_surely_unsent_means_that_each_attempt_said_so(said: list[Word | None]) 
 
 
 @given(open_orders, st.lists(st.one_of(words, st.none()), max_size=24))
-@quick
 def test_not_sent_is_told_at_most_once_an_attempt(start: Payment, said: list[Word | None]) -> None:
     payment, told = start, Counter[object]()
     for word in said:
@@ -696,7 +678,6 @@ def test_a_mismatch_shows_that_the_request_was_received(source: Source) -> None:
 
 
 @given(open_orders, any_words)
-@quick
 def test_a_callback_that_tells_nothing_new_changes_nothing(start: Payment, said: list[Word]) -> None:
     for moment in history(start, said):
         if moment.word.source is Source.CALLBACK:
@@ -798,7 +779,6 @@ def test_checks_slow_down_and_only_checks_are_counted() -> None:
 
 
 @given(open_orders, moments_in_time, jitters)
-@quick
 def test_a_question_that_never_left_counts_for_nothing_and_is_due_again_soon(
     start: Payment, now: datetime, jitter: float
 ) -> None:
@@ -862,7 +842,6 @@ def test_a_not_found_before_the_end_of_the_last_send_counts_for_nothing(
 
 @pytest.mark.parametrize(("firm", "minutes"), [(True, 18), (False, 14)])
 @given(jitter=jitters)
-@quick
 def test_what_never_arrived_fails_in_some_minutes(firm: bool, minutes: int, jitter: float) -> None:
     payment = say(order(sent_until=T0 + SEND_TAKES), Unknown("reset"), Source.SEND, T0 + SEND_TAKES).after
     while not payment.is_final:
@@ -896,7 +875,6 @@ def test_a_success_with_another_receipt_than_the_first_answer_told_waits_for_a_p
 
 
 @given(all_orders, any_words)
-@quick
 def test_a_receipt_once_told_stays_and_each_is_an_answers(start: Payment, said: list[Word]) -> None:
     for moment in history(start, said):
         before, after = moment.before.provider_receipt, moment.after.provider_receipt
@@ -996,7 +974,6 @@ SILENCE = [Unknown("HTTP 503"), Unknown("the circuit is open", outage=False, ask
         max_size=12,
     ),
 )
-@quick
 def test_only_a_doubtful_failure_again_and_again_is_one(start: Payment, said: list[Word]) -> None:
     """Three answers to questions over ten minutes, after the last send could arrive, and no other word between."""
     heard: list[datetime] = []
@@ -1120,7 +1097,6 @@ def told_by_callback(payment: Payment) -> Change:
 
 
 @given(open_orders, any_words)
-@quick
 def test_what_a_genuine_callback_says_was_paid_is_failed_by_a_person_alone(start: Payment, said: list[Word]) -> None:
     """The merchant asks the payer again for what is failed."""
     for moment in history(told_by_callback(start).after, said):
@@ -1441,7 +1417,6 @@ def test_a_not_found_proves_nothing_about_a_failed_payment_that_was_acknowledged
     st.sampled_from([one for one in Source if one is not Source.SEND]),
     st.integers(0, 200).map(lambda s: T0 + timedelta(seconds=s)) | moments_in_time,
 )
-@quick
 def test_who_fails_a_payment_whose_send_may_be_open_leaves_a_question(
     start: Payment, said: Finding, source: Source, now: datetime
 ) -> None:
@@ -1479,7 +1454,6 @@ def test_what_the_provider_has_is_not_simply_failed_by_our_own_word(source: Sour
 
 
 @given(closed_orders, st.one_of(st.builds(Accepted), ours, not_ours, st.builds(Declined, codes, maybe_text)))
-@quick
 def test_only_what_says_otherwise_makes_us_ask_about_a_final_payment(
     payment: Payment, said: Accepted | Succeeded | Declined
 ) -> None:
@@ -1492,7 +1466,6 @@ def test_only_what_says_otherwise_makes_us_ask_about_a_final_payment(
 
 
 @given(closed_orders, outcomes, sources)
-@quick
 def test_whatever_shows_that_money_may_move_for_a_failed_payment_makes_us_ask(
     payment: Payment, said: Outcome | Finding, source: Source
 ) -> None:
@@ -1720,4 +1693,4 @@ class HonestProvider(RuleBasedStateMachine):
 
 
 TestHonestProvider = HonestProvider.TestCase
-TestHonestProvider.settings = settings(deadline=None, max_examples=80, stateful_step_count=25)
+TestHonestProvider.settings = settings(max_examples=80, stateful_step_count=25)

@@ -105,14 +105,12 @@ def test_no_document_tells_what_was_planted_in_it(document: object) -> None:
     assert_told_nothing(json.dumps(told, ensure_ascii=False))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(PLANTED))
 def test_no_text_that_is_no_json_is_told_at_all(around: bytes, planted: str) -> None:
     told = redactor().body(b"<" + around + planted.encode())
     assert told in ({"body_text": LEFT_OUT}, {"body_text": LEFT_OUT_PAGE})
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(sorted(set(PLANTED) - {*NAMES})), max_size=3),
     st.dictionaries(st.sampled_from(["Msisdn", "Password", "status", "x"]), st.sampled_from(PLANTED)),

@@ -2,7 +2,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kobiri.domain.schedule import CHECK_DELAYS_S, DOUBT_DELAYS_S, SEND_DELAYS_S, check_delay, send_delay
@@ -27,7 +27,6 @@ def test_doubt_is_asked_about_before_it_is_too_late_to_send_again() -> None:
 
 
 @given(st.integers(-5, 10**9), st.floats(0, 1), st.booleans(), st.booleans())
-@settings(deadline=None)
 def test_checks_never_hurry_and_never_stop(checks: int, jitter: float, acknowledged: bool, calls_back: bool) -> None:
     middle = check_delay(checks, 0.5, acknowledged=acknowledged)
     delay = check_delay(checks, jitter, acknowledged=acknowledged)
@@ -39,7 +38,6 @@ def test_checks_never_hurry_and_never_stop(checks: int, jitter: float, acknowled
 
 
 @given(st.integers(-5, 10**9), st.floats(0, 1))
-@settings(deadline=None)
 def test_sending_is_tried_several_times_within_the_minute_it_has(attempts: int, jitter: float) -> None:
     assert timedelta(0) < send_delay(attempts, jitter) <= timedelta(seconds=20)
 
