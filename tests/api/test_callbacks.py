@@ -22,11 +22,12 @@ from kobiri.domain.outcome import Accepted
 from kobiri.providers.base import Callback, CallbackWord
 from kobiri.providers.mtn.adapter import MtnProvider
 from kobiri.services import callbacks as service
-from kobiri.services import checking, housekeeping, outcomes
+from kobiri.services import checking, housekeeping, outcomes, reviews
 from kobiri.store import callbacks as store
 from tests.api.steps import (
     CALLBACKS,
     SECRET,
+    age,
     callback,
     charged,
     check,
@@ -380,8 +381,9 @@ async def test_a_failure_against_a_genuine_callback_that_says_paid_comes_to_a_pe
     assert (again.status_code == 409) == (first == "callback"), "the reference is free of what is failed alone"
 
 
+@pytest.mark.parametrize("settled_by", ["worker", "person"])
 async def test_another_number_that_airtel_told_before_the_enquiry_comes_to_a_person(
-    make_api: ApiFactory, simulator: Simulator
+    make_api: ApiFactory, simulator: Simulator, settled_by: str
 ) -> None:
     """Perhaps the payer paid twice: Airtel's callbacks tell of both, and its enquiry of one."""
     api = await with_accounts(make_api, simulator, airtel_callback_key=SECRET)
@@ -390,7 +392,12 @@ async def test_another_number_that_airtel_told_before_the_enquiry_comes_to_a_per
     for number in ("MP1", "MP1", "MP2"):
         told = {"status_code": "TS", "id": payment["provider_reference"].replace("-", ""), "airtel_money_id": number}
         assert (await post_to(api, AIRTEL, *by_hash(AIRTEL, told))).status_code == 200
-    await check(api)
+    if settled_by == "worker":
+        await check(api)
+    else:  # who is shown the enquiry's number, and decides by it
+        await api.database.fetch("UPDATE payments SET status = 'TIMEOUT'")
+        await age(api.database, "5 minutes")
+        await reviews.resolve(gateway(api), payment["id"], "successful", "the dashboard shows it", "operator:me")
     paid = await read(api, payment["id"])
     assert (paid["status"], paid["review"]) == ("SUCCESSFUL", "contradicted")
     assert paid["provider_transaction_id"] not in ("MP1", "MP2"), "the enquiry's own"
@@ -398,6 +405,7 @@ async def test_another_number_that_airtel_told_before_the_enquiry_comes_to_a_per
         "payment.created",
         *2 * ["payment.transaction_told"],
         "payment.succeeded",
+        *(["payment.resolved"] if settled_by == "person" else []),
         *2 * ["payment.contradicted"],
     ]
 

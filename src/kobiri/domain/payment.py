@@ -58,6 +58,7 @@ OUR_OWN_FAILURES = frozenset(
 # Where a provider's answers come from: their transaction ids are of one kind.
 ANSWERS = frozenset({Source.SEND, Source.CHECK, Source.CALLBACK})
 ANOTHER_TRANSACTION = "another transaction"
+PROVIDERS_ANSWER = "the provider's answer"  # where a person read the number
 AGAINST = frozenset({"payment.contradicted", "payment.mismatched"})  # events of words against a payment
 TRANSACTION_TOLD, RECEIPT_TOLD = "payment.transaction_told", "payment.receipt_told"
 LEARNT = frozenset({TRANSACTION_TOLD, RECEIPT_TOLD})  # events of numbers that did not settle the payment
@@ -389,9 +390,8 @@ def told_otherwise(payment: Payment, change: Change, history: Sequence[EventDraf
         for event in history
         if event.type == TRANSACTION_TOLD and event.data["source"] == Source.CALLBACK
     ]
-    sources = {
-        event.data["source"] for event in change.events if event.type == "payment.succeeded" or event.type in LEARNT
-    }
+    bringing = ("payment.succeeded", TRANSACTION_TOLD)
+    sources = {event.data["source"] for event in change.events if event.type in bringing}
     if after.status is not Status.SUCCESSFUL or not told or not sources:
         return change
     number = after.provider_transaction_id
@@ -444,7 +444,10 @@ def resolved(payment: Payment, outcome: Outcome, reason: str, now: datetime, jit
     change = transition(payment, outcome, Source.PERSON, now, jitter, attempt=payment.attempt)
     if payment.is_final or change is None:
         return None
-    return replace(change, events=(*change.events, EventDraft("payment.resolved", {"reason": reason})))
+    events = change.events
+    if isinstance(outcome, Succeeded) and outcome.told_in == PROVIDERS_ANSWER:  # its number is of the kind of answers
+        events = tuple(EventDraft(event.type, {**event.data, "source": Source.CHECK}) for event in events)
+    return replace(change, events=(*events, EventDraft("payment.resolved", {"reason": reason})))
 
 
 def seen(payment: Payment, reason: str) -> Change | None:

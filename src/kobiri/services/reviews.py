@@ -26,7 +26,7 @@ from kobiri.domain.outcome import (
     Unknown,
 )
 from kobiri.domain.outcome import NotFound as NotKnown
-from kobiri.domain.payment import Payment, Status, agrees, is_doubt_proven, may_arrive_until
+from kobiri.domain.payment import PROVIDERS_ANSWER, Payment, Status, agrees, is_doubt_proven, may_arrive_until
 from kobiri.domain.reason import require
 from kobiri.services import outcomes
 from kobiri.services.gateway import Gateway
@@ -199,7 +199,7 @@ async def _word(db: Database, payment: Payment, decision: Decision, finding: Fin
         if payment.received is not None and not agreed:
             raise Conflict(_another_amount(payment, payment.received))
         said = finding.provider_transaction_id if isinstance(finding, Succeeded) else None
-        return Succeeded(said or claim.provider_transaction_id)
+        return Succeeded(said, told_in=PROVIDERS_ANSWER) if said else Succeeded(claim.provider_transaction_id)
     arrived = await _arrived(db, payment, finding, claim)
     code = FailureCode.AMOUNT_MISMATCH if arrived else FailureCode.RESOLVED_BY_OPERATOR
     return Declined(code, arrived=arrived)
@@ -212,7 +212,7 @@ async def _arrived(db: Database, payment: Payment, finding: Finding, claim: Succ
             raise Conflict(f"The provider says that {finding.money} {finding.money.currency} arrived.")
         their_id = finding.provider_transaction_id or claim.provider_transaction_id
         money = finding.money or payment.money
-        return replace(finding, provider_transaction_id=their_id, money=money, told_in="the provider's answer")
+        return replace(finding, provider_transaction_id=their_id, money=money, told_in=PROVIDERS_ANSWER)
     if claim.money is not None:
         return claim
     if payment.received is None:

@@ -1179,6 +1179,16 @@ def test_a_number_that_comes_late_is_compared_with_those_of_callbacks() -> None:
     assert told_otherwise(settled.after, late, events).after.review is Review.CONTRADICTED
 
 
+def test_a_receipt_alone_is_compared_with_no_number_of_callbacks() -> None:
+    payment, events = heard(("A",))
+    settled = settle(payment, events, "SMS-1", Source.STATEMENT)
+    events += settled.events
+    late = tell(settled.after, Word(Succeeded(None, OURS, receipt="R"), Source.CHECK, T0), (), events).change
+    assert late is not None
+    assert late.after.provider_receipt == "R"
+    assert told_otherwise(settled.after, late, events) == late
+
+
 @pytest.mark.parametrize("code", [FailureCode.PAYER_DECLINED, FailureCode.NOT_RECEIVED])
 def test_a_genuine_callback_that_says_paid_is_a_contradiction_of_a_failure_at_once(code: FailureCode) -> None:
     """Its provider may say "failed" again when it is asked: it has said both all the same."""
