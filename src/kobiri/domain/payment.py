@@ -6,7 +6,7 @@ PENDING ──▶ SUCCESSFUL ──▶ REVERSED      (reversals arrive with the 
 TIMEOUT ──▶ SUCCESSFUL | FAILED          never back to PENDING
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -62,6 +62,8 @@ PROVIDERS_ANSWER = "the provider's answer"  # where a person read the number
 AGAINST = frozenset({"payment.contradicted", "payment.mismatched"})  # events of words against a payment
 TRANSACTION_TOLD, RECEIPT_TOLD = "payment.transaction_told", "payment.receipt_told"
 LEARNT = frozenset({TRANSACTION_TOLD, RECEIPT_TOLD})  # events of numbers that did not settle the payment
+SUCCEEDED = "payment.succeeded"
+NUMBERED = frozenset({SUCCEEDED, TRANSACTION_TOLD})  # events that name a transaction of the payment
 
 Mode = Literal["live", "test"]
 Kind = Literal["collection", "payout", "refund"]
@@ -363,12 +365,7 @@ def _compared(payment: Payment, event: EventDraft, history: Sequence[EventDraft]
     """
     if event.data.get("provider_says") != ANOTHER_TRANSACTION:
         return event
-    of_answers = (
-        one.data["provider_transaction_id"]
-        for one in history
-        if one.type in ("payment.succeeded", TRANSACTION_TOLD) and one.data["source"] in ANSWERS
-    )
-    known = next((number for number in of_answers if number is not None), None)
+    known = next(iter(_numbers(history, NUMBERED, ANSWERS)), None)
     named, receipt = event.data.get("provider_transaction_id"), event.data.get("provider_receipt")
     is_answer = event.data["source"] in ANSWERS
     if _is_another((known, payment.provider_receipt), (named, receipt) if is_answer else (None, named)):
@@ -385,13 +382,8 @@ def told_otherwise(payment: Payment, change: Change, history: Sequence[EventDraf
     kind: then the callbacks are compared with the first one alone.
     """
     after, known = change.after, {_gist(event) for event in history}
-    told = [
-        str(event.data["provider_transaction_id"])
-        for event in history
-        if event.type == TRANSACTION_TOLD and event.data["source"] == Source.CALLBACK
-    ]
-    bringing = ("payment.succeeded", TRANSACTION_TOLD)
-    sources = {event.data["source"] for event in change.events if event.type in bringing}
+    told = _numbers(history, {TRANSACTION_TOLD}, {Source.CALLBACK})
+    sources = {event.data["source"] for event in change.events if event.type in NUMBERED}
     if after.status is not Status.SUCCESSFUL or not told or not sources:
         return change
     number = after.provider_transaction_id
@@ -399,13 +391,23 @@ def told_otherwise(payment: Payment, change: Change, history: Sequence[EventDraf
     ours = {number if is_of_their_kind else told[0], after.provider_receipt}
     against = tuple(
         event
-        for other in dict.fromkeys(told)
+        for other in told
         if other not in ours
         and _gist(event := _against(payment, ANOTHER_TRANSACTION, Source.CALLBACK, Succeeded(other))) not in known
     )
     if not against:
         return change
     return replace(change, after=replace(after, review=Review.CONTRADICTED), events=(*change.events, *against))
+
+
+def _numbers(history: Sequence[EventDraft], types: Container[str], sources: Container[object]) -> list[str]:
+    """The different transaction numbers in events of these types and sources, in their order."""
+    named = (
+        event.data.get("provider_transaction_id")
+        for event in history
+        if event.type in types and event.data["source"] in sources
+    )
+    return list(dict.fromkeys(str(number) for number in named if number is not None))
 
 
 def unless_in_suspense(payment: Payment, change: Change, booked: Sequence[Arrival]) -> Change:
@@ -478,9 +480,7 @@ def _succeed(payment: Payment, outcome: Succeeded, source: Source, now: datetime
         lease_token=None,
         version=payment.version + 1,
     )
-    event = EventDraft(
-        "payment.succeeded", {"source": source, "provider_transaction_id": after.provider_transaction_id}
-    )
+    event = EventDraft(SUCCEEDED, {"source": source, "provider_transaction_id": after.provider_transaction_id})
     return Change(after, (event,), ledger.collected(payment.provider, payment.money))
 
 

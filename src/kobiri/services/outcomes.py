@@ -16,7 +16,7 @@ from kobiri.domain.outcome import Accepted, Declined, Finding, Outcome, Source, 
 from kobiri.domain.payment import (
     AGAINST,
     LEARNT,
-    TRANSACTION_TOLD,
+    NUMBERED,
     Change,
     EventDraft,
     Payment,
@@ -242,7 +242,7 @@ async def _unless_known(db: Database, payment: Payment, change: Change | None) -
     if change is not None and payment.is_final and any(event.type in LEARNT for event in change.events):
         async with db.tenant_transaction(payment.tenant_id) as tx:
             change = unless_in_suspense(payment, change, await arrivals.of_payment(tx, payment.tenant_id, payment.id))
-    if change is not None and _needs_history(payment, change):
+    if change is not None and _needs_history(change):
         async with db.tenant_transaction(payment.tenant_id) as tx:
             read = (await events.of_subjects(tx, payment.tenant_id, [payment.id]))[payment.id]
         history = [EventDraft(event.type, event.data) for event in read]
@@ -251,10 +251,10 @@ async def _unless_known(db: Database, payment: Payment, change: Change | None) -
     return change
 
 
-def _needs_history(payment: Payment, change: Change) -> bool:
-    """Whether it says what may have been told before: the ordinary success does not."""
+def _needs_history(change: Change) -> bool:
+    """Whether it says what may have been told before, or otherwise: the ordinary success does not."""
     types = {event.type for event in change.events}
-    return bool(types & AGAINST or (TRANSACTION_TOLD in types and not payment.is_final)) or change.after.told_paid
+    return bool(types & AGAINST) or (change.after.told_paid and bool(types & NUMBERED))
 
 
 async def _unless_booked(db: Database, payment: Payment, change: Change, told: Arrival) -> Change | None:
