@@ -385,5 +385,5 @@ class Circuit(RuleBasedStateMachine):
         )
 
 
-Circuit.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+Circuit.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
 TestCircuit = Circuit.TestCase

@@ -98,7 +98,7 @@ documents: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(documents)
 def test_no_document_tells_what_was_planted_in_it(document: object) -> None:
     told = redactor().body(json.dumps(document).encode())
@@ -148,7 +148,7 @@ secrets = st.text(string.ascii_letters + string.digits + '+/=_-.: %"é', min_siz
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(secrets, st.lists(names, min_size=1, max_size=3), st.integers(0, 3))
 def test_any_secret_of_the_account_stays_untold_in_whichever_dress(secret: str, keys: list[str], times: int) -> None:
     document: Any = {form: form for form in encodings(secret)} | {"said": " ".join(encodings(secret))}
