@@ -233,7 +233,7 @@ not_ours = st.one_of(
 unknowns = st.builds(Unknown, st.just("reset"))
 not_founds = st.builds(NotFound, st.booleans())
 declines = st.builds(Declined, codes, maybe_text)
-doubtfuls = st.builds(Doubtful, codes, maybe_text)
+doubtfuls = st.builds(Doubtful, codes.filter(lambda code: code not in OUR_OWN_FAILURES), maybe_text)
 findings: st.SearchStrategy[Finding] = st.one_of(
     st.builds(Accepted, st.booleans(), receipt=receipts), ours, not_ours, declines, not_founds, doubtfuls, unknowns
 )
